@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Models: what an architecture states, once per file in src/model/.
+ *
+ * An architecture is a descriptor: which config.json values it reads, what its
+ * tensors are called (Hugging Face and GGUF), how its forward graph is built,
+ * and its topology. All weight matrices run through sites (see method.h), where
+ * methods meet the model. */
+#ifndef STEELYARD_MODEL_H
+#define STEELYARD_MODEL_H
+
+#include "checkpoint.h"
+#include "options.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct sy_model sy_model;
+typedef struct sy_graph sy_graph;
+typedef struct sy_node sy_node;
+typedef struct sy_batch sy_batch;
+
+/* What a tensor is for: methods select sites by role. */
+typedef enum {
+    SY_ROLE_NONE, SY_ROLE_EMBED, SY_ROLE_HEAD, SY_ROLE_NORM, SY_ROLE_Q, SY_ROLE_K, SY_ROLE_V, SY_ROLE_O,
+    SY_ROLE_GATE, SY_ROLE_UP, SY_ROLE_DOWN, SY_ROLE_BIAS
+} sy_role;
+
+enum {
+    SY_TENSOR_OPTIONAL = 1,   /* may be absent (biases, tied head)              */
+    SY_TENSOR_LINEAR = 2,     /* a weight matrix [out,in] behind a linear site  */
+    SY_TENSOR_PERMUTE_Q = 4,  /* GGUF stores its rows permuted by query heads   */
+    SY_TENSOR_PERMUTE_K = 8,  /* ... by key/value heads                         */
+    SY_TENSOR_EMBED = 16,     /* an embedding table [vocabulary, hidden]        */
+    SY_TENSOR_TIED = 32       /* absent: shares the embedding's values          */
+};
+
+/* One row a kind of tensor; "%d" is the block number. `shape` is made of the
+ * names of config fields, as in "heads*head_dim,hidden". */
+typedef struct {
+    const char *name;   /* Hugging Face: "model.layers.%d.self_attn.q_proj.weight" */
+    const char *gguf;   /* GGUF: "blk.%d.attn_q.weight"; NULL: not stored there    */
+    const char *shape;
+    sy_role role;
+    unsigned flags;
+    const char *when;   /* config field that must be true ("attention_bias"), or NULL */
+} sy_arch_tensor;
+
+/* One row a config value. Filled from config.json by `name` (dots go into
+ * nested objects: "rope_scaling.factor"), from a GGUF by `gguf` ("%s" stands for
+ * general.architecture). */
+typedef struct {
+    const char *name, *gguf;
+    sy_option_type type;     /* INT FLOAT BOOL STRING */
+    size_t offset;
+    const char *def;         /* NULL: required; may name another field: "=heads" */
+} sy_arch_config;
+
+/* Topology: a consumer that a producer's per-channel scale can be folded into. */
+typedef struct { sy_role from, to; int repeat_heads; bool exact; } sy_arch_edge;
+/* Permutation symmetry: rows/columns of these tensors move together. axis as in
+ * the tensor's shape; block = rows a unit has; "hidden units of FF". */
+typedef struct { const char *group, *tensor, *parent; int axis; const char *block; } sy_arch_perm;
+
+typedef struct sy_arch {
+    const char *name;                  /* "llama"                                 */
+    const char *const *model_types;    /* config.json "model_type", NULL-ended    */
+    const char *const *architectures;  /* config.json "architectures"[0]          */
+    const char *gguf_arch;             /* general.architecture it is written as   */
+    const char *const *gguf_archs;     /* ... and those that it reads             */
+    const sy_arch_config *config;      /* rows, ended by name NULL                */
+    size_t config_size;
+    const sy_arch_tensor *tensors;     /* rows, ended by name NULL                */
+    const sy_arch_edge *edges;
+    const sy_arch_perm *perms;
+    /* Checks and derives (after the rows are filled). */
+    sy_status (*check)(sy_context *ctx, void *config, const void *config_json);
+    /* The forward graph of a batch up to the last norm: hidden [tokens, hidden].
+     * Logits and loss are made by the engine from it and the head. */
+    sy_node *(*build)(sy_graph *g, sy_model *m, const sy_batch *batch);
+} sy_arch;
+
+#ifdef __cplusplus
+}
+#endif
+#endif
