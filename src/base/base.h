@@ -192,7 +192,7 @@ static inline int64_t syi_min(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t syi_max(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t syi_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 /* *out = a*b for non-negative sizes; false on overflow. */
-static inline bool syi_mul(int64_t a, int64_t b, int64_t *out)
+static inline bool syi_size_mul(int64_t a, int64_t b, int64_t *out)
 {
     if (a < 0 || b < 0 || (b != 0 && a > INT64_MAX / b)) return false;
     *out = a * b;

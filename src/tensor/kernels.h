@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Numerical kernels on raw memory: products, attention, fused elementwise,
+ * cross-entropy, optimizer steps, decompositions. Internal.
+ *
+ * Conventions. Row-major. `dt` is the type of activations: F32, BF16 or F64; f64
+ * is plain code, the reference that the fast paths are tested against. Sums are
+ * f32 or wider. Results do not depend on the number of threads: work is cut into
+ * pieces whose sizes depend on shapes only, each piece is done by one thread in
+ * one order, partial sums are added in a fixed tree. `add`: accumulate into the
+ * destination instead of overwriting. Per-feature weights (norms, biases) are
+ * f32 (f64 for dt F64). All kernels use syi_omp(ctx) threads. */
+#ifndef SYI_KERNELS_H
+#define SYI_KERNELS_H
+
+#include "base/base.h"
+
+/* -- engine (engine.c) --------------------------------------------------------- */
+/* oneDNN's engine and stream, the cache of primitives by shape, the table of CPU
+ * paths, and scratch. One per run; not shared between threads. */
+typedef struct syi_engine syi_engine;
+sy_status syi_engine_new(sy_context *ctx, syi_engine **out);
+void syi_engine_free(syi_engine *e);
+sy_context *syi_engine_context(const syi_engine *e);
+/* "avx512_bf16", "avx512", "avx2", "neon", "plain". STEELYARD_CPU forces one (an
+ * unknown or unsupported name is SY_E_USAGE from syi_engine_new). */
+const char *syi_engine_cpu(const syi_engine *e);
+/* Bytes that the primitives' own scratchpads need at most so far. */
+int64_t syi_engine_bytes(const syi_engine *e);
+
+/* -- products (gemm.c) ------------------------------------------------------------ */
+/* C[m,n] = alpha * op(A)[m,k] op(B)[k,n] + beta * C. op(A) is A[m,k] (lda) or, with
+ * ta, A stored as [k,m]. Types: all F64; all F32; A,B BF16 with C BF16 or F32.
+ * F32 A or B with BF16 partner is converted in scratch. Long inner dimensions with
+ * small outputs (rank-r gradients) are cut into fixed pieces. m <= 4 (decoding)
+ * takes a bandwidth-bound path of our own. */
+typedef struct { sy_dtype dtype; const void *data; int64_t ld; bool t; } syi_mat;
+sy_status syi_gemm(syi_engine *e, int64_t m, int64_t n, int64_t k, double alpha, syi_mat a, syi_mat b, double beta,
+                   sy_dtype ct, void *c, int64_t ldc);
+/* y[m,n] = x[m,k] W[n,k]^T with W in GGUF blocks or F16/BF16/F32 whatever dt is:
+ * decoded tile by tile, never whole. */
+sy_status syi_gemm_coded(syi_engine *e, int64_t m, int64_t n, int64_t k, sy_dtype dt, const void *x,
+                         sy_dtype wt, const void *w, bool transposed, double beta, void *y);
+
+/* -- elementwise, norms (elementwise.c, norm.c) --------------------------------------- */
+sy_status syi_cast(syi_engine *e, sy_dtype from, const void *src, sy_dtype to, void *dst, int64_t n);
+/* y = (add ? y : 0) + a*x ; z = x + y */
+sy_status syi_axpy(syi_engine *e, sy_dtype dt, double a, const void *x, bool add, void *y, int64_t n);
+/* y(dst type dy) += x(type dx) */
+sy_status syi_accumulate(syi_engine *e, sy_dtype dx, const void *x, sy_dtype dy, void *y, int64_t n);
+sy_status syi_add(syi_engine *e, sy_dtype dt, const void *x, const void *y, void *z, int64_t n);
+sy_status syi_mul(syi_engine *e, sy_dtype dt, const void *x, const void *y, bool add, void *z, int64_t n);
+/* y[r,c] = x[r,c] * s[c]; gradients: dx = dy*s, ds[c] += sum_r dy*x */
+sy_status syi_scale_cols(syi_engine *e, sy_dtype dt, const void *x, const void *s, sy_dtype st, bool add, void *y, int64_t rows, int64_t cols);
+sy_status syi_scale_cols_grad(syi_engine *e, sy_dtype dt, const void *dy, const void *x, void *ds, int64_t rows, int64_t cols);
+/* y[r,c] += b[c] ; db[c] += sum_r dy[r,c] */
+sy_status syi_add_bias(syi_engine *e, sy_dtype dt, const void *b, void *y, int64_t rows, int64_t cols);
+sy_status syi_sum_rows(syi_engine *e, sy_dtype dt, const void *dy, void *db, int64_t rows, int64_t cols);
+/* Dropout with replayable noise: y = x * mask / (1-p); backward is the same call. */
+sy_status syi_dropout(syi_engine *e, sy_dtype dt, uint64_t key, double p, const void *x, bool add, void *y, int64_t n);
+/* RMS norm over the last dimension: y = x * rstd * w, rstd[rows] f32 (f64) saved. */
+sy_status syi_rmsnorm(syi_engine *e, sy_dtype dt, const void *x, const void *w, double eps, void *y, void *rstd, int64_t rows, int64_t cols);
+sy_status syi_rmsnorm_grad(syi_engine *e, sy_dtype dt, const void *dy, const void *x, const void *w, const void *rstd,
+                           bool add, void *dx, void *dw, int64_t rows, int64_t cols);
+/* y = silu(gate) * up and its gradients */
+sy_status syi_swiglu(syi_engine *e, sy_dtype dt, const void *gate, const void *up, void *y, int64_t n);
+sy_status syi_swiglu_grad(syi_engine *e, sy_dtype dt, const void *dy, const void *gate, const void *up,
+                          bool add_gate, void *dgate, bool add_up, void *dup, int64_t n);
+/* Rotary embedding, halves convention (HF): x[tokens, heads, dim], cos/sin tables
+ * f32 [positions, dim/2] (f64 for dt F64). inverse: rotates back (the gradient). */
+sy_status syi_rope(syi_engine *e, sy_dtype dt, const void *x, const int32_t *pos, const void *cos_t, const void *sin_t,
+                   bool inverse, bool add, void *y, int64_t tokens, int64_t heads, int64_t dim);
+/* rows of a table [vocab, cols] (type tt) by id; the gradient adds rows in token
+ * order whatever the threads. Ids out of range: SY_E_BUG. */
+sy_status syi_embed(syi_engine *e, sy_dtype tt, const void *table, int64_t vocab, const int32_t *ids, sy_dtype dt, void *y, int64_t tokens, int64_t cols);
+sy_status syi_embed_grad(syi_engine *e, sy_dtype dt, const void *dy, const int32_t *ids, void *dtable, int64_t vocab, int64_t tokens, int64_t cols);
+/* Sum of squares in f64, fixed tree. *finite: false if any NaN/Inf. */
+double syi_sumsq(syi_engine *e, sy_dtype dt, const void *x, int64_t n, bool *finite);
+double syi_dot(syi_engine *e, sy_dtype dt, const void *x, const void *y, int64_t n);
+
+/* -- attention (attention.c) -------------------------------------------------------------- */
+/* Causal attention inside documents with grouped heads. q[tokens, heads, dim],
+ * k,v[tokens, kv_heads, dim]; token t sees tokens first[t]..t. out like q;
+ * lse[heads, tokens] f32 (f64). Tiled, online softmax, causal blocks skipped; no
+ * T x T, memory linear in tokens. window > 0: t sees only the last `window`. */
+typedef struct { int64_t tokens, heads, kv_heads, dim; double scale; const int32_t *first; int64_t window; } syi_attention;
+int64_t syi_attention_scratch(const syi_engine *e, sy_dtype dt, const syi_attention *a, bool backward);
+sy_status syi_attention_forward(syi_engine *e, sy_dtype dt, const syi_attention *a, const void *q, const void *k, const void *v,
+                                void *out, void *lse, void *scratch);
+sy_status syi_attention_backward(syi_engine *e, sy_dtype dt, const syi_attention *a, const void *q, const void *k, const void *v,
+                                 const void *out, const void *lse, const void *dout, bool add_q, void *dq, bool add_k, void *dk,
+                                 bool add_v, void *dv, void *scratch);
+/* Decoding: n new tokens (positions past..past+n-1) of one sequence over a cache of
+ * keys and values kc, vc [kv_heads, capacity, dim] that already hold past+n rows. */
+sy_status syi_attention_cached(syi_engine *e, sy_dtype dt, int64_t n, int64_t past, int64_t heads, int64_t kv_heads, int64_t dim,
+                               int64_t capacity, double scale, const void *q, const void *kc, const void *vc, void *out);
+
+/* -- head and cross-entropy (cross_entropy.c) --------------------------------------------------- */
+/* loss = sum_t weight[t] * -log softmax(h[t] W^T)[target[t]] over t with target >= 0,
+ * in chunks: logits are never whole. h[tokens, hidden] dt, W[vocab, hidden] type wt.
+ * nll[tokens] f32 (f64), 0 where there is no loss (may be NULL). With dh / dw non-NULL
+ * the gradients for a loss gradient of 1 are made in the same pass: dh[tokens, hidden]
+ * dt overwritten (zero rows without loss), dw f32 (f64) [vocab, hidden] added to. */
+typedef struct { int64_t tokens, hidden, vocab; const int32_t *target; const float *weight; double scale; } syi_head;
+int64_t syi_head_scratch(const syi_engine *e, sy_dtype dt, const syi_head *a);
+sy_status syi_head_loss(syi_engine *e, sy_dtype dt, const syi_head *a, const void *h, sy_dtype wt, const void *w,
+                        double *loss, void *nll, void *dh, void *dw, void *scratch);
+
+/* -- optimizer steps (step.c) ---------------------------------------------------------------------- */
+/* AdamW as torch does it: m, v, bias correction by t (from 1), decoupled decay. */
+typedef struct { double lr, beta1, beta2, eps, decay; int64_t t; } syi_adamw;
+sy_status syi_adamw_step(syi_engine *e, const syi_adamw *a, float *value, const float *grad, float *m, float *v, int64_t n);
+
+/* -- decompositions (decomp.c), column-order hidden inside --------------------------------------------- */
+/* Thin SVD of a[m,n] f32: u[m,p], s[p], vt[p,n], p = min(m,n). In f64 inside. */
+sy_status syi_svd(sy_context *ctx, int64_t m, int64_t n, const float *a, float *u, float *s, float *vt);
+/* Randomised: rank r, `niter` subspace iterations, key for the test matrix. u[m,r], s[r], vt[r,n]. */
+sy_status syi_rsvd(syi_engine *e, int64_t m, int64_t n, const float *a, int64_t r, int niter, uint64_t key, float *u, float *s, float *vt);
+
+#endif
