@@ -71,7 +71,7 @@ char *syi_arena_strdup(syi_arena *a, const char *s);
 char *syi_arena_format(syi_arena *a, const char *fmt, ...) SYI_PRINTF(2, 3);
 syi_mark syi_arena_mark(const syi_arena *a);
 void syi_arena_rewind(syi_arena *a, syi_mark mark);
-size_t syi_arena_bytes(const syi_arena *a);
+size_t syi_arena_bytes(const syi_arena *a);        /* handed out now */
 
 /* -- strings (string.c) -------------------------------------------------- */
 
@@ -160,8 +160,8 @@ sy_status syi_append_close(syi_appender *a, bool sync);
  * commit renames it to its place. `replace`: an existing folder there is moved
  * aside first and removed after; otherwise an existing non-empty one is an error
  * (checked at begin, before any work). Left-over temporaries of dead processes
- * are removed by begin. */
-typedef struct { sy_context *ctx; char *work, *place; bool replace; } syi_dir;
+ * are removed by begin. commit frees `d` also on error (nothing is left then). */
+typedef struct { sy_context *ctx; char *work, *place; bool replace; int lock; } syi_dir;
 sy_status syi_dir_begin(sy_context *ctx, const char *place, bool replace, syi_dir *out);
 sy_status syi_dir_commit(syi_dir *d);
 void syi_dir_abort(syi_dir *d); /* removes dir.work; fine after commit or on zero */
@@ -178,7 +178,11 @@ const char *syi_basename(const char *path);
 /* Names in a folder, sorted; caller frees each and the array. */
 sy_status syi_list_dir(sy_context *ctx, const char *path, char ***names, int *n);
 
-/* For tests: the n-th write from now fails with `error` (0 = never). */
+/* For tests: the n-th operation from now that changes the disk (create, write,
+ * truncate, sync, rename, new folder) fails with the errno `error`, or a write
+ * is cut short (the caller goes on with the rest: nothing may be lost), or the
+ * process is killed. n = 0: never. */
+enum { SYI_DISK_SHORT = 0, SYI_DISK_DIE = -1 };
 void syi_file_fail_after(sy_context *ctx, int64_t n, int error);
 
 /* -- threads ------------------------------------------------------------- */

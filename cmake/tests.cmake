@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+# tests/base/rng_test.c becomes the CTest test "base.rng"; so do shell scripts.
+pkg_check_modules(CMOCKA IMPORTED_TARGET cmocka)
+if(NOT CMOCKA_FOUND)
+  message(FATAL_ERROR "cmocka not found, which the tests need. Debian, Ubuntu: apt install libcmocka-dev; "
+    "Fedora: dnf install libcmocka-devel; Homebrew: brew install cmocka. Without tests: -DSY_TESTS=OFF")
+endif()
+set(SY_TEST_ROOT ${CMAKE_CURRENT_SOURCE_DIR}/tests)
+set(SY_TEST_ENVIRONMENT
+  "STEELYARD_ROOT=${CMAKE_CURRENT_SOURCE_DIR}"
+  "STEELYARD_BIN=${CMAKE_CURRENT_BINARY_DIR}/steelyard"
+  "STEELYARD_BUILD=${CMAKE_CURRENT_BINARY_DIR}"
+  "UBSAN_OPTIONS=print_stacktrace=1")
+set(SY_TEST_TIMEOUT 120)
+if(SY_SANITIZER_FLAGS)
+  set(SY_TEST_TIMEOUT 600)
+endif()
+
+# Code that several tests share: tests/support/*.c
+file(GLOB SY_TEST_SUPPORT CONFIGURE_DEPENDS ${SY_TEST_ROOT}/support/*.c)
+add_library(sy_test_support INTERFACE)
+if(SY_TEST_SUPPORT)
+  add_library(sy_test_support_objects STATIC ${SY_TEST_SUPPORT})
+  target_include_directories(sy_test_support_objects PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/src ${SY_TEST_ROOT})
+  target_link_libraries(sy_test_support_objects PRIVATE ${SY_STATIC} sy_dependencies PkgConfig::CMOCKA)
+  target_link_libraries(sy_test_support INTERFACE sy_test_support_objects)
+endif()
+
+file(GLOB_RECURSE SY_TEST_SOURCES CONFIGURE_DEPENDS ${SY_TEST_ROOT}/*_test.c)
+foreach(source ${SY_TEST_SOURCES})
+  file(RELATIVE_PATH name ${SY_TEST_ROOT} ${source})
+  string(REGEX REPLACE "_test\\.c$" "" name ${name})
+  string(REPLACE "/" "." name ${name})
+  add_executable(test.${name} ${source})
+  set_target_properties(test.${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/tests)
+  target_include_directories(test.${name} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/src ${SY_TEST_ROOT})
+  target_link_libraries(test.${name} PRIVATE sy_test_support ${SY_STATIC} sy_dependencies PkgConfig::CMOCKA)
+  add_test(NAME ${name} COMMAND test.${name} WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR})
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${SY_TEST_TIMEOUT} ENVIRONMENT "${SY_TEST_ENVIRONMENT}")
+endforeach()
+
+file(GLOB_RECURSE SY_TEST_SCRIPTS CONFIGURE_DEPENDS ${SY_TEST_ROOT}/*_test.sh)
+foreach(source ${SY_TEST_SCRIPTS})
+  file(RELATIVE_PATH name ${SY_TEST_ROOT} ${source})
+  string(REGEX REPLACE "_test\\.sh$" "" name ${name})
+  string(REPLACE "/" "." name ${name})
+  add_test(NAME ${name} COMMAND bash ${source} WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR})
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${SY_TEST_TIMEOUT} ENVIRONMENT "${SY_TEST_ENVIRONMENT}")
+endforeach()

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Random numbers without a hidden position: Philox4x32-10 (Salmon, Moraes, Dror,
+ * Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3"). Number i of a
+ * stream comes from counter (i/4, stream kind), lane i%4, so any slice can be
+ * made again, by any thread, in any order. */
+#include "rng.h"
+
+#include <math.h>
+
+/* Third word of the counter: one key may serve all three kinds at once. */
+enum { KIND_UNIFORM = 0, KIND_U64 = 1, KIND_NORMAL = 2 };
+
+void syi_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4])
+{
+    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
+    uint32_t k0 = key[0], k1 = key[1];
+    for (int round = 0; round < 10; round++) {
+        uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
+        c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
+        c1 = (uint32_t)p1;
+        c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
+        c3 = (uint32_t)p0;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    out[0] = c0;
+    out[1] = c1;
+    out[2] = c2;
+    out[3] = c3;
+}
+
+static void block(uint64_t key, uint64_t index, uint32_t kind, uint32_t out[4])
+{
+    uint32_t counter[4] = {(uint32_t)index, (uint32_t)(index >> 32), kind, 0};
+    uint32_t k[2] = {(uint32_t)key, (uint32_t)(key >> 32)};
+    syi_philox(counter, k, out);
+}
+
+uint64_t syi_key(uint64_t seed, const char *purpose, const char *tensor, int64_t step)
+{
+    uint64_t h = syi_hash64(purpose, strlen(purpose), seed);
+    if (tensor != NULL) h = syi_hash64(tensor, strlen(tensor), h);
+    return syi_hash64(&step, sizeof step, h);
+}
+
+uint64_t syi_random_u64(uint64_t key, int64_t index)
+{
+    uint32_t w[4];
+    block(key, (uint64_t)index, KIND_U64, w);
+    return (uint64_t)w[1] << 32 | w[0];
+}
+
+static void uniform4(uint64_t key, uint64_t index, float out[4])
+{
+    uint32_t w[4];
+    block(key, index, KIND_UNIFORM, w);
+    for (int i = 0; i < 4; i++) out[i] = (float)(w[i] >> 8) * 0x1p-24f;
+}
+
+/* Box and Muller, in double so that the rounded result hardly depends on the
+ * mathematical library. */
+static void normal4(uint64_t key, uint64_t index, float out[4])
+{
+    const double two_pi = 6.283185307179586476925286766559;
+    uint32_t w[4];
+    block(key, index, KIND_NORMAL, w);
+    for (int i = 0; i < 4; i += 2) {
+        double r = sqrt(-2 * log(((double)w[i] + 0.5) * 0x1p-32));
+        double a = two_pi * ((double)w[i + 1] * 0x1p-32);
+        out[i] = (float)(r * cos(a));
+        out[i + 1] = (float)(r * sin(a));
+    }
+}
+
+static void fill(uint64_t key, int64_t first, int64_t n, float *out,
+                 void (*four)(uint64_t key, uint64_t index, float out[4]))
+{
+    float v[4];
+    int64_t i = 0;
+    while (i < n) {
+        int64_t at = first + i, lane = at & 3, take = syi_min(4 - lane, n - i);
+        if (take == 4) {
+            four(key, (uint64_t)(at >> 2), out + i);
+        } else {
+            four(key, (uint64_t)(at >> 2), v);
+            memcpy(out + i, v + lane, (size_t)take * sizeof *v);
+        }
+        i += take;
+    }
+}
+
+void syi_uniform(uint64_t key, int64_t first, int64_t n, float *out)
+{
+    fill(key, first, n, out, uniform4);
+}
+
+void syi_normal(uint64_t key, int64_t first, int64_t n, float *out)
+{
+    fill(key, first, n, out, normal4);
+}
+
+void syi_permutation(uint64_t key, int64_t n, int64_t *out)
+{
+    for (int64_t i = 0; i < n; i++) out[i] = i;
+    for (int64_t i = n - 1; i > 0; i--) {
+        /* floor(u * (i+1) / 2^64): the bias is below (i+1) / 2^64. */
+        unsigned __int128 wide = (unsigned __int128)syi_random_u64(key, i) * (uint64_t)(i + 1);
+        int64_t j = (int64_t)(uint64_t)(wide >> 64), spare = out[i];
+        out[i] = out[j];
+        out[j] = spare;
+    }
+}
