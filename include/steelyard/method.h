@@ -158,6 +158,28 @@ const char *sy_kind_name(sy_kind kind);
 
 typedef enum { SY_START, SY_STEP, SY_GRAD, SY_UPDATED, SY_BOUNDARY, SY_STOP } sy_when;
 
+/* Every adapter's context begins with this; every adapter's rows begin with
+ * SY_ADAPTER_ROWS(its context type) (its member must be called `common`). */
+typedef struct {
+    sy_list target_modules;      /* names, one regular expression, or all-linear      */
+    sy_list exclude_modules;
+    sy_list layers_to_transform; /* block numbers; empty: all                         */
+    sy_list modules_to_save;     /* trained whole and stored with the adapter         */
+    int bias;                    /* 0 none, 1 all, 2 lora_only                        */
+} sy_adapter_common;
+extern const char *const sy_bias_choices[];
+#define SY_ADAPTER_ROWS(type)                                                            \
+    { .name = "target-modules", .type = SY_OPT_LIST, .offset = offsetof(type, common.target_modules), .def = "all-linear", \
+      .peft = "target_modules", .alias = "lora_target_modules", .help = "linears to adapt: names, one regular expression, or all-linear", .example = "q_proj,v_proj" }, \
+    { .name = "exclude-modules", .type = SY_OPT_LIST, .offset = offsetof(type, common.exclude_modules), .flags = SY_OPT_ADVANCED, \
+      .peft = "exclude_modules", .help = "linears to leave alone", .example = "down_proj" }, \
+    { .name = "layers-to-transform", .type = SY_OPT_LIST, .offset = offsetof(type, common.layers_to_transform), .flags = SY_OPT_ADVANCED, \
+      .peft = "layers_to_transform", .help = "block numbers to adapt (all if empty)", .example = "0,1" }, \
+    { .name = "modules-to-save", .type = SY_OPT_LIST, .offset = offsetof(type, common.modules_to_save), .flags = SY_OPT_ADVANCED, \
+      .peft = "modules_to_save", .alias = "lora_modules_to_save", .help = "modules trained whole and stored with the adapter", .example = "norm" }, \
+    { .name = "bias", .type = SY_OPT_ENUM, .offset = offsetof(type, common.bias), .def = "none", .choices = sy_bias_choices, .flags = SY_OPT_ADVANCED, \
+      .peft = "bias", .help = "which of the model's biases are trained too", .example = "all" }
+
 enum {
     SY_CAP_LINEAR_IN_X = 1,  /* the wrapped site is a linear map of x: it can be folded by
                                 sending unit vectors through it                       */

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Inside of a run. Internal to src/run. */
+#ifndef SYI_RUN_H
+#define SYI_RUN_H
+
+#include "graph/graph.h"
+#include "model/model.h"
+#include "steelyard/run.h"
+#include "tensor/kernels.h"
+
+/* A method in force. */
+typedef struct {
+    const sy_method *method;
+    void *self;
+    sy_wrap **wraps; int n_wraps;     /* adapters: one a site                           */
+    sy_param **shared;                /* by slot row: tensors shared over sites          */
+} syi_active;
+
+typedef struct { const char *name; double factor; } syi_group;
+typedef struct { const sy_method *method; const sy_site *site; const char *var; int64_t value; } syi_dim;
+
+struct sy_run {
+    sy_context *ctx;
+    sy_run_options options;           /* strings owned by arena                          */
+    syi_arena *arena;
+    syi_engine *engine;
+    sy_model *model;
+    sy_tokenizer *tokenizer;          /* may be NULL                                     */
+    int32_t eos, bos;
+    syi_active *active; int n_active;
+    sy_param **params; int n_params;  /* the model's and the methods'                    */
+    int64_t cap_params;
+    syi_group *groups; int n_groups;
+    syi_dim *dims; int64_t n_dims, cap_dims;
+    sy_graph *graph;
+    syi_heap *heap;
+    sy_plan plan;
+    syi_profile *profile;
+    int64_t step, total;
+    uint64_t micro;                   /* micro-batch inside the step: part of noise keys  */
+    bool reserved;
+    syi_adapter_dir *adapter_dir;     /* while an adapter is being loaded                */
+};
+
+/* _params.c: makes the parameters of a wrap's slot rows (and the shared ones). */
+sy_status syi_run_make_slots(sy_run *run, syi_active *a, sy_wrap *w);
+/* Value of a shape text for a slot ("r,in"). */
+sy_status syi_slot_shape(sy_run *run, const syi_active *a, const sy_site *site, const sy_slot *slot, int *rank, int64_t *dim);
+bool syi_slot_when(const syi_active *a, const sy_slot *slot);
+double syi_run_group_factor(const sy_run *run, const char *group);
+/* _adapter.c: a PEFT folder around the run's model; strict. */
+sy_status syi_run_adapter_use(sy_context *ctx, const char *dir, sy_use *out); /* method + options from adapter_config.json */
+sy_status syi_run_adapter_load(sy_run *run, syi_active *a, const char *dir);  /* tensors into its slots      */
+sy_status syi_run_adapter_save(sy_run *run, syi_active *a, const char *dir);
+/* Rows of a tensor of the model with all active adapters folded in. *changed, *delta: max |difference|. */
+sy_status syi_run_fold_site(sy_run *run, sy_site *site, float *w /* [out,in], in: base, out: folded */, double *delta);
+
+#endif
