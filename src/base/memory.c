@@ -160,7 +160,7 @@ sy_status syi_grow(sy_context *ctx, void **p, int64_t *cap, int64_t need, size_t
                         (long long)need, (long long)max);
     int64_t more = *cap > max / 2 ? max : syi_min(max, syi_max(16, *cap * 2)), bytes;
     if (more < need) more = need;
-    if (!syi_mul(more, (int64_t)item, &bytes)) return syi_nomem(ctx, SIZE_MAX);
+    if (!syi_size_mul(more, (int64_t)item, &bytes)) return syi_nomem(ctx, SIZE_MAX);
     void *q = syi_realloc(ctx, *p, (size_t)bytes);
     if (q == NULL) return SY_E_MEMORY;
     *p = q;

@@ -1,14 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Random numbers without a hidden position: Philox4x32-10 (Salmon, Moraes, Dror,
  * Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3"). Number i of a
- * stream comes from counter (i/4, stream kind), lane i%4, so any slice can be
- * made again, by any thread, in any order. */
-#include "rng.h"
-
-#include <math.h>
-
-/* Third word of the counter: one key may serve all three kinds at once. */
-enum { KIND_UNIFORM = 0, KIND_U64 = 1, KIND_NORMAL = 2 };
+ * stream comes from counter (i/4, kind), lane i%4, so any slice can be made
+ * again, by any thread, in any order. Normal numbers by Box and Muller. */
+#include "rng_kernel.h"
 
 void syi_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4])
 {
@@ -29,13 +24,6 @@ void syi_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4
     out[3] = c3;
 }
 
-static void block(uint64_t key, uint64_t index, uint32_t kind, uint32_t out[4])
-{
-    uint32_t counter[4] = {(uint32_t)index, (uint32_t)(index >> 32), kind, 0};
-    uint32_t k[2] = {(uint32_t)key, (uint32_t)(key >> 32)};
-    syi_philox(counter, k, out);
-}
-
 uint64_t syi_key(uint64_t seed, const char *purpose, const char *tensor, int64_t step)
 {
     uint64_t h = syi_hash64(purpose, strlen(purpose), seed);
@@ -45,58 +33,57 @@ uint64_t syi_key(uint64_t seed, const char *purpose, const char *tensor, int64_t
 
 uint64_t syi_random_u64(uint64_t key, int64_t index)
 {
-    uint32_t w[4];
-    block(key, (uint64_t)index, KIND_U64, w);
+    uint32_t counter[4] = {(uint32_t)index, (uint32_t)((uint64_t)index >> 32), SYI_RNG_U64, 0}, w[4];
+    uint32_t k[2] = {(uint32_t)key, (uint32_t)(key >> 32)};
+    syi_philox(counter, k, w);
     return (uint64_t)w[1] << 32 | w[0];
 }
 
-static void uniform4(uint64_t key, uint64_t index, float out[4])
+void syi_rng_uniform_plain(uint64_t key, uint64_t first, float *out)
 {
-    uint32_t w[4];
-    block(key, index, KIND_UNIFORM, w);
-    for (int i = 0; i < 4; i++) out[i] = (float)(w[i] >> 8) * 0x1p-24f;
+    uniform_lanes(key, first, out);
 }
 
-/* Box and Muller, in double so that the rounded result hardly depends on the
- * mathematical library. */
-static void normal4(uint64_t key, uint64_t index, float out[4])
+void syi_rng_normal_plain(uint64_t key, uint64_t first, float *out)
 {
-    const double two_pi = 6.283185307179586476925286766559;
-    uint32_t w[4];
-    block(key, index, KIND_NORMAL, w);
-    for (int i = 0; i < 4; i += 2) {
-        double r = sqrt(-2 * log(((double)w[i] + 0.5) * 0x1p-32));
-        double a = two_pi * ((double)w[i + 1] * 0x1p-32);
-        out[i] = (float)(r * cos(a));
-        out[i + 1] = (float)(r * sin(a));
-    }
+    normal_lanes(key, first, out);
 }
 
-static void fill(uint64_t key, int64_t first, int64_t n, float *out,
-                 void (*four)(uint64_t key, uint64_t index, float out[4]))
+typedef void lanes_fn(uint64_t key, uint64_t first, float *out);
+
+static void fill(uint64_t key, int64_t first, int64_t n, float *out, lanes_fn *lanes)
 {
-    float v[4];
-    int64_t i = 0;
-    while (i < n) {
-        int64_t at = first + i, lane = at & 3, take = syi_min(4 - lane, n - i);
-        if (take == 4) {
-            four(key, (uint64_t)(at >> 2), out + i);
+    float v[4 * LANES];
+    while (n > 0) {
+        int64_t skip = first & 3, take = syi_min(4 * LANES - skip, n);
+        if (take == 4 * LANES) {
+            lanes(key, (uint64_t)first >> 2, out);
         } else {
-            four(key, (uint64_t)(at >> 2), v);
-            memcpy(out + i, v + lane, (size_t)take * sizeof *v);
+            lanes(key, (uint64_t)first >> 2, v);
+            memcpy(out, v + skip, (size_t)take * sizeof *v);
         }
-        i += take;
+        first += take;
+        out += take;
+        n -= take;
     }
 }
 
 void syi_uniform(uint64_t key, int64_t first, int64_t n, float *out)
 {
-    fill(key, first, n, out, uniform4);
+    lanes_fn *lanes = syi_rng_uniform_plain;
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2")) lanes = syi_rng_uniform_avx2;
+#endif
+    fill(key, first, n, out, lanes);
 }
 
 void syi_normal(uint64_t key, int64_t first, int64_t n, float *out)
 {
-    fill(key, first, n, out, normal4);
+    lanes_fn *lanes = syi_rng_normal_plain;
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2")) lanes = syi_rng_normal_avx2;
+#endif
+    fill(key, first, n, out, lanes);
 }
 
 void syi_permutation(uint64_t key, int64_t n, int64_t *out)
