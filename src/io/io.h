@@ -15,6 +15,13 @@ sy_status syi_json_read(sy_context *ctx, const char *path, json_t **out);
 sy_status syi_json_parse(sy_context *ctx, const char *text, size_t len, const char *where, json_t **out);
 /* Atomic; keys in order, indent 2, newline at the end. sorted: keys sorted. */
 sy_status syi_json_write(sy_context *ctx, const char *path, const json_t *j, bool sorted);
+/* The same as text; caller syi_free()s. */
+sy_status syi_json_dump(sy_context *ctx, const json_t *j, bool sorted, char **text);
+/* Appends a JSON string with its quotes. `s` must be UTF-8. */
+void syi_json_quote(syi_text *t, const char *s, size_t n);
+/* Sets one key of the object that *text (valid JSON) is to `value` (JSON text);
+ * every other byte stays as it was. *text is replaced. */
+sy_status syi_json_set(sy_context *ctx, char **text, const char *key, const char *value);
 
 /* -- gguf.c: the container ---------------------------------------------------*/
 typedef enum { SYI_GGUF_U8, SYI_GGUF_I8, SYI_GGUF_U16, SYI_GGUF_I16, SYI_GGUF_U32, SYI_GGUF_I32, SYI_GGUF_F32,
@@ -34,10 +41,13 @@ bool syi_gguf_float(const syi_gguf *g, const char *key, double *out);
 bool syi_gguf_bool(const syi_gguf *g, const char *key, bool *out);
 /* Arrays: count (-1: absent), then items. */
 int64_t syi_gguf_array(const syi_gguf *g, const char *key, syi_gguf_type *item);
+/* (strings of arrays are not NUL-terminated) */
 bool syi_gguf_array_str(const syi_gguf *g, const char *key, int64_t i, const char **s, int64_t *len);
 bool syi_gguf_array_num(const syi_gguf *g, const char *key, int64_t i, double *out);
 int64_t syi_gguf_keys(const syi_gguf *g);
 const char *syi_gguf_key(const syi_gguf *g, int64_t i, syi_gguf_type *type);
+/* The value as it lies in the file; its type, or -1. */
+int syi_gguf_raw(const syi_gguf *g, const char *key, const uint8_t **data, int64_t *bytes);
 
 /* Writer: keys, then declared tensors, then data in any order; atomic. Tensor
  * rows are put as f32 in GGUF's own row order and converted to the declared
@@ -52,9 +62,14 @@ sy_status syi_gguf_put_bool(syi_gguf_writer *w, const char *key, bool v);
 sy_status syi_gguf_put_strs(syi_gguf_writer *w, const char *key, int64_t n, const char *const *s, const int64_t *len);
 sy_status syi_gguf_put_f32s(syi_gguf_writer *w, const char *key, int64_t n, const float *v);
 sy_status syi_gguf_put_i32s(syi_gguf_writer *w, const char *key, int64_t n, const int32_t *v);
+/* A value as another file has it. */
+sy_status syi_gguf_copy_key(syi_gguf_writer *w, const syi_gguf *from, const char *key);
+bool syi_gguf_has_key(const syi_gguf_writer *w, const char *key);
 sy_status syi_gguf_declare(syi_gguf_writer *w, const char *name, sy_dtype dtype, int rank, const int64_t *dim);
 sy_status syi_gguf_begin(syi_gguf_writer *w);
 sy_status syi_gguf_put_rows(syi_gguf_writer *w, const char *name, int64_t row, int64_t n, const float *data);
+/* Rows that are in the declared type already, whatever type that is. */
+sy_status syi_gguf_put_raw(syi_gguf_writer *w, const char *name, int64_t row, int64_t n, const void *data);
 sy_status syi_gguf_end(syi_gguf_writer *w);
 void syi_gguf_writer_abort(syi_gguf_writer *w);
 

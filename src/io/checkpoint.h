@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Inside of a checkpoint: the list of named tensors that the readers of
+ * safetensors, GGUF and model folders fill. For src/io only. */
+#ifndef SYI_CHECKPOINT_H
+#define SYI_CHECKPOINT_H
+
+#include "io.h"
+
+enum { SYI_NAME_MAX = 4096 };            /* bytes of a tensor's name            */
+#define SYI_TENSORS_MAX ((int64_t)1 << 24)
+
+struct sy_checkpoint {
+    sy_context *ctx;
+    char *path;
+    syi_arena *arena;         /* names and strings                              */
+    sy_entry *entry;
+    int64_t n, cap;
+    syi_map *names;           /* name -> index                                  */
+    syi_mapped *file;         /* what the entries point into                    */
+    int64_t files, file_cap;
+    struct syi_meta { const char *key, *value; } *meta;
+    int64_t metas, meta_cap;
+    syi_gguf *gguf;           /* owned; NULL: safetensors                       */
+};
+
+sy_status syi_checkpoint_new(sy_context *ctx, const char *path, sy_checkpoint **out);
+/* Adds a tensor; name and file are copied. A name that is there already is
+ * SY_E_INPUT. Checks nothing else. */
+sy_status syi_checkpoint_add(sy_checkpoint *ck, const sy_entry *e);
+/* The first value of a key stays. */
+sy_status syi_checkpoint_add_meta(sy_checkpoint *ck, const char *key, const char *value);
+/* safetensors.c: maps one file and adds its tensors, in the order of their
+ * bytes. */
+sy_status syi_safetensors_load(sy_checkpoint *ck, const char *path);
+/* Numbers and bytes of a shape, checked for overflow: false if too large, a
+ * dimension is negative, or the last one is no multiple of the block. */
+bool syi_shape_bytes(sy_dtype dtype, int rank, const int64_t *dim, int64_t *count, int64_t *bytes);
+/* Rows and columns as sy_entry_read counts them. */
+int64_t syi_entry_rows(const sy_entry *e);
+int64_t syi_entry_cols(const sy_entry *e);
+/* "[576, 1536]" for messages. */
+char *syi_shape_text(char buf[128], int rank, const int64_t *dim);
+/* Is it UTF-8 without NUL? */
+bool syi_utf8_ok(const char *s, size_t n);
+
+#endif

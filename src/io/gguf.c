@@ -1,0 +1,508 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Reading GGUF, versions 2 and 3: keys with typed values, the list of tensors,
+ * their data.
+ *
+ * The file is mapped and walked once; every length is compared with what is left
+ * of the file before it is believed. Stricter than the format where loaders are:
+ * names and keys must be unique, tensors lie one after the other at exactly their
+ * padded sizes. GGUF counts dimensions from the fastest; turned round here. */
+#include "gguf.h"
+
+typedef struct {
+    const char *key;
+    syi_gguf_type type, item;   /* item: of an array                                */
+    int64_t count;              /* of an array                                      */
+    const uint8_t *data;        /* the value in the file; of an array: its items    */
+    const uint8_t *begin;       /* the same with an array's type and count in front */
+    int64_t bytes;              /* from there                                       */
+    const char *text;           /* of a string: a copy that ends in NUL             */
+    int64_t *at;                /* of an array of strings: where each begins, and the end */
+} pair;
+
+struct syi_gguf {
+    sy_context *ctx;
+    const char *path;
+    syi_arena *arena;
+    syi_mapped file;
+    bool mapped;
+    pair *pairs;
+    int64_t n_pairs;
+    syi_map *keys;
+    sy_entry *tensors;
+    int64_t n_tensors;
+    syi_map *names;
+};
+
+/* Where the reader stands; nothing is read beyond `end`. */
+typedef struct { sy_context *ctx; const char *path; const uint8_t *begin, *at, *end; } cursor;
+
+/* -- numbers of the format --------------------------------------------------- */
+
+static const struct { int id; sy_dtype dtype; } dtypes[] = {
+    {0, SY_F32}, {1, SY_F16}, {2, SY_Q4_0}, {3, SY_Q4_1}, {6, SY_Q5_0}, {7, SY_Q5_1}, {8, SY_Q8_0}, {12, SY_Q4_K},
+    {14, SY_Q6_K}, {24, SY_I8}, {25, SY_I16}, {26, SY_I32}, {27, SY_I64}, {28, SY_F64}, {30, SY_BF16},
+};
+static const struct { int id; const char *name; } other_dtypes[] = {
+    {4, "Q4_2"}, {5, "Q4_3"}, {9, "Q8_1"}, {10, "Q2_K"}, {11, "Q3_K"}, {13, "Q5_K"}, {15, "Q8_K"}, {16, "IQ2_XXS"},
+    {17, "IQ2_XS"}, {18, "IQ3_XXS"}, {19, "IQ1_S"}, {20, "IQ4_NL"}, {21, "IQ3_S"}, {22, "IQ2_S"}, {23, "IQ4_XS"},
+    {29, "IQ1_M"}, {31, "Q4_0_4_4"}, {32, "Q4_0_4_8"}, {33, "Q4_0_8_8"}, {34, "TQ1_0"}, {35, "TQ2_0"}, {39, "MXFP4"},
+    {40, "NVFP4"},
+};
+
+int syi_gguf_dtype(uint32_t id, const char **name)
+{
+    *name = NULL;
+    for (int i = 0; i < SYI_COUNT(dtypes); i++)
+        if ((uint32_t)dtypes[i].id == id) return (int)dtypes[i].dtype;
+    for (int i = 0; i < SYI_COUNT(other_dtypes); i++)
+        if ((uint32_t)other_dtypes[i].id == id) *name = other_dtypes[i].name;
+    return -1;
+}
+
+int syi_gguf_dtype_id(sy_dtype dtype)
+{
+    for (int i = 0; i < SYI_COUNT(dtypes); i++)
+        if (dtypes[i].dtype == dtype) return dtypes[i].id;
+    return -1;
+}
+
+static const struct { const char *name; int size; } types[] = {
+    [SYI_GGUF_U8] = {"u8", 1},     [SYI_GGUF_I8] = {"i8", 1},         [SYI_GGUF_U16] = {"u16", 2},    [SYI_GGUF_I16] = {"i16", 2},
+    [SYI_GGUF_U32] = {"u32", 4},   [SYI_GGUF_I32] = {"i32", 4},       [SYI_GGUF_F32] = {"f32", 4},    [SYI_GGUF_BOOL] = {"bool", 1},
+    [SYI_GGUF_STRING] = {"string", 0}, [SYI_GGUF_ARRAY] = {"array", 0}, [SYI_GGUF_U64] = {"u64", 8}, [SYI_GGUF_I64] = {"i64", 8},
+    [SYI_GGUF_F64] = {"f64", 8},
+};
+
+int syi_gguf_type_size(uint32_t type)
+{
+    return type < (uint32_t)SYI_COUNT(types) ? types[type].size : 0;
+}
+
+const char *syi_gguf_type_name(uint32_t type)
+{
+    return type < (uint32_t)SYI_COUNT(types) ? types[type].name : "unknown";
+}
+
+/* -- walking ------------------------------------------------------------------- */
+
+static sy_status truncated(cursor *c, const char *what)
+{
+    return syi_fail(c->ctx, SY_E_INPUT, "%s: the file ends at byte %lld inside of %s: it is truncated", c->path,
+                    (long long)(c->end - c->begin), what);
+}
+
+static sy_status take(cursor *c, void *out, size_t n, const char *what)
+{
+    if ((size_t)(c->end - c->at) < n) return truncated(c, what);
+    memcpy(out, c->at, n);
+    c->at += n;
+    return SY_OK;
+}
+
+/* Length and bytes of a string; not terminated. */
+static sy_status take_string(cursor *c, const char **s, int64_t *len, uint64_t max, const char *what)
+{
+    uint64_t n = 0;
+    SYI_TRY(take(c, &n, 8, what));
+    if (n > max)
+        return syi_fail(c->ctx, SY_E_INPUT, "%s: byte %lld: %s would be %llu bytes long; at most %llu are accepted", c->path,
+                        (long long)(c->at - c->begin - 8), what, (unsigned long long)n, (unsigned long long)max);
+    if (n > (uint64_t)(c->end - c->at)) return truncated(c, what);
+    *s = (const char *)c->at;
+    *len = (int64_t)n;
+    c->at += n;
+    return SY_OK;
+}
+
+static char *copy_text(syi_gguf *g, const char *s, int64_t len)
+{
+    char *copy = syi_arena_alloc(g->arena, (size_t)len + 1);
+    if (copy != NULL && len > 0) memcpy(copy, s, (size_t)len);
+    return copy;
+}
+
+/* A key or a tensor's name: text, not empty, without NUL. */
+static sy_status take_name(syi_gguf *g, cursor *c, const char **out, uint64_t max, const char *what)
+{
+    const char *s = "";
+    int64_t len = 0;
+    SYI_TRY(take_string(c, &s, &len, max, what));
+    if (len == 0 || !syi_utf8_ok(s, (size_t)len))
+        return syi_fail(c->ctx, SY_E_INPUT, "%s: byte %lld: %s is %s", c->path, (long long)((const uint8_t *)s - c->begin), what,
+                        len == 0 ? "empty" : "not UTF-8 text");
+    *out = copy_text(g, s, len);
+    return *out != NULL ? SY_OK : sy_error_code(c->ctx);
+}
+
+static sy_status take_bools(cursor *c, const pair *p, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (p->data[i] > 1) return syi_fail(c->ctx, SY_E_INPUT, "%s: key %s: %d is no boolean", c->path, p->key, p->data[i]);
+    return SY_OK;
+}
+
+static sy_status take_array(syi_gguf *g, cursor *c, pair *p)
+{
+    uint32_t item = 0;
+    uint64_t count = 0;
+    SYI_TRY(take(c, &item, 4, p->key));
+    SYI_TRY(take(c, &count, 8, p->key));
+    if (item == SYI_GGUF_ARRAY)
+        return syi_fail(c->ctx, SY_E_UNSUPPORTED, "%s: key %s: arrays of arrays are not supported", c->path, p->key);
+    if (item != SYI_GGUF_STRING && syi_gguf_type_size(item) == 0)
+        return syi_fail(c->ctx, SY_E_INPUT, "%s: key %s: %u is not a type of array items", c->path, p->key, item);
+    if (count > SYI_GGUF_LENGTH_MAX)
+        return syi_fail(c->ctx, SY_E_INPUT, "%s: key %s: an array of %llu items; at most %llu are accepted", c->path, p->key,
+                        (unsigned long long)count, (unsigned long long)SYI_GGUF_LENGTH_MAX);
+    p->item = (syi_gguf_type)item;
+    p->count = (int64_t)count;
+    p->data = c->at;
+    if (item != SYI_GGUF_STRING) {
+        const uint64_t bytes = count * (uint64_t)syi_gguf_type_size(item);
+        if (bytes > (uint64_t)(c->end - c->at)) return truncated(c, p->key);
+        c->at += bytes;
+        return item == SYI_GGUF_BOOL ? take_bools(c, p, p->count) : SY_OK;
+    }
+    if (count > (uint64_t)(c->end - c->at) / 8) return truncated(c, p->key);
+    p->at = syi_arena_alloc(g->arena, (size_t)(count + 1) * sizeof *p->at);
+    if (p->at == NULL) return sy_error_code(c->ctx);
+    for (int64_t i = 0; i < p->count; i++) {
+        const char *s = "";
+        int64_t len = 0;
+        p->at[i] = c->at - p->data;
+        SYI_TRY(take_string(c, &s, &len, SYI_GGUF_LENGTH_MAX, p->key));
+    }
+    p->at[p->count] = c->at - p->data;
+    return SY_OK;
+}
+
+static sy_status take_value(syi_gguf *g, cursor *c, pair *p, uint32_t type)
+{
+    if (type == SYI_GGUF_ARRAY) return take_array(g, c, p);
+    if (type == SYI_GGUF_STRING) {
+        const char *s = "";
+        int64_t len = 0;
+        SYI_TRY(take_string(c, &s, &len, SYI_GGUF_LENGTH_MAX, p->key));
+        if (memchr(s, 0, (size_t)len) != NULL) return syi_fail(c->ctx, SY_E_INPUT, "%s: key %s: the text holds a NUL", c->path, p->key);
+        p->text = copy_text(g, s, len);
+        return p->text != NULL ? SY_OK : sy_error_code(c->ctx);
+    }
+    const int size = syi_gguf_type_size(type);
+    if (size == 0) return syi_fail(c->ctx, SY_E_INPUT, "%s: key %s: %u is not a type of values", c->path, p->key, type);
+    if (c->end - c->at < size) return truncated(c, p->key);
+    c->at += size;
+    return type == SYI_GGUF_BOOL ? take_bools(c, p, 1) : SY_OK;
+}
+
+static sy_status take_pair(syi_gguf *g, cursor *c, pair *p)
+{
+    uint32_t type = 0;
+    int64_t other;
+    SYI_TRY(take_name(g, c, &p->key, SYI_GGUF_KEY_MAX, "a key"));
+    if (syi_map_get(g->keys, p->key, strlen(p->key), &other))
+        return syi_fail(c->ctx, SY_E_INPUT, "%s: key %s is there twice", c->path, p->key);
+    SYI_TRY(syi_map_set(g->keys, p->key, strlen(p->key), p - g->pairs));
+    SYI_TRY(take(c, &type, 4, p->key));
+    p->type = (syi_gguf_type)type;
+    const uint8_t *begin = p->data = c->at;
+    SYI_TRY(take_value(g, c, p, type));
+    p->begin = begin;
+    p->bytes = c->at - begin;
+    return SY_OK;
+}
+
+/* One tensor's description; *next is where its data must begin, and then where the
+ * data of the one after it must. */
+static sy_status take_tensor(syi_gguf *g, cursor *c, sy_entry *e, int64_t alignment, int64_t *next)
+{
+    sy_context *ctx = c->ctx;
+    uint32_t rank = 0, id = 0;
+    uint64_t offset = 0;
+    int64_t count, other;
+    char text[128];
+    SYI_TRY(take_name(g, c, &e->name, SYI_NAME_MAX, "a tensor's name"));
+    if (syi_map_get(g->names, e->name, strlen(e->name), &other))
+        return syi_fail(ctx, SY_E_INPUT, "%s: tensor %s is there twice", c->path, e->name);
+    SYI_TRY(syi_map_set(g->names, e->name, strlen(e->name), e - g->tensors));
+    SYI_TRY(take(c, &rank, 4, e->name));
+    if (rank > SYI_GGUF_DIMS_MAX)
+        return syi_fail(ctx, SY_E_INPUT, "%s: tensor %s: %u dimensions; GGUF has at most %d", c->path, e->name, rank, SYI_GGUF_DIMS_MAX);
+    e->rank = (int)rank;
+    e->file = c->path;
+    for (int i = 0; i < e->rank; i++) {
+        uint64_t d = 0;
+        SYI_TRY(take(c, &d, 8, e->name));
+        if (d > INT64_MAX) return syi_fail(ctx, SY_E_INPUT, "%s: tensor %s: dimension %llu is too large", c->path, e->name, (unsigned long long)d);
+        e->dim[e->rank - 1 - i] = (int64_t)d;
+    }
+    SYI_TRY(take(c, &id, 4, e->name));
+    SYI_TRY(take(c, &offset, 8, e->name));
+    const char *name;
+    const int dtype = syi_gguf_dtype(id, &name);
+    if (dtype < 0)
+        return syi_fail(ctx, SY_E_UNSUPPORTED, "%s: tensor %s is of type %s (%u), which is not supported", c->path, e->name,
+                        name != NULL ? name : "unknown", id);
+    e->dtype = (sy_dtype)dtype;
+    if (!syi_shape_bytes(e->dtype, e->rank, e->dim, &count, &e->bytes))
+        return syi_fail(ctx, SY_E_INPUT, "%s: tensor %s: shape %s is too large, or its rows are no whole blocks of %s", c->path, e->name,
+                        syi_shape_text(text, e->rank, e->dim), sy_dtype_name(e->dtype));
+    if (offset != (uint64_t)*next)
+        return syi_fail(ctx, SY_E_INPUT, "%s: tensor %s: its data would begin at offset %llu, but the tensor before it ends at %lld", c->path,
+                        e->name, (unsigned long long)offset, (long long)*next);
+    e->data = (const void *)(uintptr_t)offset; /* an offset until the data is found */
+    if (e->bytes > INT64_MAX - 2 * alignment - *next) return syi_fail(ctx, SY_E_INPUT, "%s: the tensors are too large", c->path);
+    *next = syi_ceil_div(*next + e->bytes, alignment) * alignment;
+    return SY_OK;
+}
+
+static sy_status read_alignment(syi_gguf *g, int64_t *out)
+{
+    *out = SYI_GGUF_ALIGNMENT;
+    int64_t i;
+    if (!syi_map_get(g->keys, "general.alignment", 17, &i)) return SY_OK;
+    if (g->pairs[i].type != SYI_GGUF_U32 || !syi_gguf_int(g, "general.alignment", out))
+        return syi_fail(g->ctx, SY_E_INPUT, "%s: general.alignment is not a u32", g->path);
+    if (*out < 1 || *out > (1 << 24) || (*out & (*out - 1)) != 0)
+        return syi_fail(g->ctx, SY_E_INPUT, "%s: general.alignment is %lld; a power of two was expected", g->path, (long long)*out);
+    return SY_OK;
+}
+
+static sy_status read_header(cursor *c, uint64_t *tensors, uint64_t *pairs)
+{
+    char magic[4] = {0};
+    uint32_t version = 0;
+    SYI_TRY(take(c, magic, 4, "the magic number"));
+    if (memcmp(magic, "GGUF", 4) != 0) return syi_fail(c->ctx, SY_E_INPUT, "%s: not a GGUF file", c->path);
+    SYI_TRY(take(c, &version, 4, "the version"));
+    if (version != 2 && version != 3) {
+        const bool swapped = version == 0x02000000u || version == 0x03000000u;
+        return syi_fail(c->ctx, version <= 4 || swapped ? SY_E_UNSUPPORTED : SY_E_INPUT, "%s: GGUF version %u%s; versions 2 and 3 are read",
+                        c->path, version, swapped ? " (a big-endian file)" : "");
+    }
+    SYI_TRY(take(c, tensors, 8, "the header"));
+    SYI_TRY(take(c, pairs, 8, "the header"));
+    const uint64_t left = (uint64_t)(c->end - c->at); /* a tensor takes 25 bytes at least, a key 14 */
+    if (*tensors > left / 25 || *pairs > left / 14)
+        return syi_fail(c->ctx, SY_E_INPUT, "%s: %llu tensors and %llu keys do not fit in %llu bytes: the file is truncated or damaged", c->path,
+                        (unsigned long long)*tensors, (unsigned long long)*pairs, (unsigned long long)left);
+    return SY_OK;
+}
+
+static sy_status read_all(syi_gguf *g)
+{
+    sy_context *ctx = g->ctx;
+    cursor c = {ctx, g->path, g->file.data, g->file.data, g->file.data + g->file.size};
+    uint64_t tensors = 0, pairs = 0;
+    SYI_TRY(read_header(&c, &tensors, &pairs));
+    g->pairs = syi_calloc(ctx, (size_t)pairs + 1, sizeof *g->pairs);
+    g->tensors = syi_calloc(ctx, (size_t)tensors + 1, sizeof *g->tensors);
+    if (g->pairs == NULL || g->tensors == NULL) return sy_error_code(ctx);
+    for (uint64_t i = 0; i < pairs; i++) {
+        SYI_TRY(take_pair(g, &c, &g->pairs[i]));
+        g->n_pairs++;
+    }
+    int64_t alignment = 0, next = 0, parts = 0;
+    SYI_TRY(read_alignment(g, &alignment));
+    if (syi_gguf_int(g, "split.count", &parts) && parts > 1)
+        return syi_fail(ctx, SY_E_UNSUPPORTED, "%s: one of %lld parts of a split file; join them first (llama-gguf-split --merge)", g->path,
+                        (long long)parts);
+    for (uint64_t i = 0; i < tensors; i++) SYI_TRY(take_tensor(g, &c, &g->tensors[i], alignment, &next));
+    if (tensors == 0) return SY_OK;
+
+    const int64_t start = syi_ceil_div(c.at - c.begin, alignment) * alignment;
+    for (uint64_t i = 0; i < tensors; i++) {
+        sy_entry *e = &g->tensors[i];
+        const int64_t offset = (int64_t)(uintptr_t)e->data;
+        if (start > g->file.size || offset > g->file.size - start || e->bytes > g->file.size - start - offset)
+            return syi_fail(ctx, SY_E_INPUT, "%s: tensor %s: its data ends at byte %lld, but the file has %lld: it is truncated", g->path, e->name,
+                            (long long)(start + offset + e->bytes), (long long)g->file.size);
+        e->data = g->file.data + start + offset;
+    }
+    g->n_tensors = (int64_t)tensors;
+    if (start + next < g->file.size)
+        syi_log(ctx, SY_LOG_WARN, "%s: %lld bytes after the last tensor were left unread", g->path, (long long)(g->file.size - start - next));
+    return SY_OK;
+}
+
+sy_status syi_gguf_open(sy_context *ctx, const char *path, syi_gguf **out)
+{
+    *out = NULL;
+    syi_gguf *g = syi_calloc(ctx, 1, sizeof *g);
+    if (g == NULL) return sy_error_code(ctx);
+    g->ctx = ctx;
+    sy_status status;
+    SYI_TRY_TO(fail, status, syi_arena_new(ctx, 256 * 1024, &g->arena));
+    SYI_TRY_TO(fail, status, syi_map_new(ctx, &g->keys));
+    SYI_TRY_TO(fail, status, syi_map_new(ctx, &g->names));
+    g->path = syi_arena_strdup(g->arena, path);
+    if (g->path == NULL) {
+        status = sy_error_code(ctx);
+        goto fail;
+    }
+    SYI_TRY_TO(fail, status, syi_map_file(ctx, path, &g->file));
+    g->mapped = true;
+    SYI_TRY_TO(fail, status, read_all(g));
+    *out = g;
+    return SY_OK;
+fail:
+    syi_gguf_close(g);
+    return status;
+}
+
+void syi_gguf_close(syi_gguf *g)
+{
+    if (g == NULL) return;
+    if (g->mapped) syi_unmap_file(g->ctx, &g->file);
+    if (g->keys != NULL) syi_map_free(g->keys);
+    if (g->names != NULL) syi_map_free(g->names);
+    if (g->arena != NULL) syi_arena_free(g->arena);
+    syi_free(g->ctx, g->pairs);
+    syi_free(g->ctx, g->tensors);
+    syi_free(g->ctx, g);
+}
+
+/* -- tensors ---------------------------------------------------------------------- */
+
+int64_t syi_gguf_tensors(const syi_gguf *g)
+{
+    return g->n_tensors;
+}
+
+const sy_entry *syi_gguf_tensor(const syi_gguf *g, int64_t i)
+{
+    return i >= 0 && i < g->n_tensors ? &g->tensors[i] : NULL;
+}
+
+const sy_entry *syi_gguf_find(const syi_gguf *g, const char *name)
+{
+    int64_t i;
+    return syi_map_get(g->names, name, strlen(name), &i) ? &g->tensors[i] : NULL;
+}
+
+/* -- keys --------------------------------------------------------------------------- */
+
+static const pair *find(const syi_gguf *g, const char *key)
+{
+    int64_t i;
+    return syi_map_get(g->keys, key, strlen(key), &i) ? &g->pairs[i] : NULL;
+}
+
+bool syi_gguf_str(const syi_gguf *g, const char *key, const char **out)
+{
+    const pair *p = find(g, key);
+    if (p == NULL || p->type != SYI_GGUF_STRING) return false;
+    *out = p->text;
+    return true;
+}
+
+/* A number at p: as an integer (false: not an integer, or beyond int64). */
+static bool read_int(syi_gguf_type type, const uint8_t *p, int64_t *out)
+{
+#define READ(t) do { t v_; memcpy(&v_, p, sizeof v_); *out = (int64_t)v_; return true; } while (0)
+    switch (type) {
+    case SYI_GGUF_U8: READ(uint8_t);
+    case SYI_GGUF_I8: READ(int8_t);
+    case SYI_GGUF_U16: READ(uint16_t);
+    case SYI_GGUF_I16: READ(int16_t);
+    case SYI_GGUF_U32: READ(uint32_t);
+    case SYI_GGUF_I32: READ(int32_t);
+    case SYI_GGUF_I64: READ(int64_t);
+    case SYI_GGUF_U64: {
+        uint64_t v;
+        memcpy(&v, p, 8);
+        *out = (int64_t)v;
+        return v <= INT64_MAX;
+    }
+    default: return false;
+    }
+#undef READ
+}
+
+static bool read_float(syi_gguf_type type, const uint8_t *p, double *out)
+{
+    int64_t i;
+    if (type == SYI_GGUF_F32) {
+        float v;
+        memcpy(&v, p, 4);
+        *out = v;
+    } else if (type == SYI_GGUF_F64) {
+        memcpy(out, p, 8);
+    } else if (type == SYI_GGUF_U64) {
+        uint64_t v;
+        memcpy(&v, p, 8);
+        *out = (double)v;
+    } else if (read_int(type, p, &i)) {
+        *out = (double)i;
+    } else {
+        return false;
+    }
+    return true;
+}
+
+bool syi_gguf_int(const syi_gguf *g, const char *key, int64_t *out)
+{
+    const pair *p = find(g, key);
+    return p != NULL && read_int(p->type, p->data, out);
+}
+
+bool syi_gguf_float(const syi_gguf *g, const char *key, double *out)
+{
+    const pair *p = find(g, key);
+    return p != NULL && read_float(p->type, p->data, out);
+}
+
+bool syi_gguf_bool(const syi_gguf *g, const char *key, bool *out)
+{
+    const pair *p = find(g, key);
+    if (p == NULL || p->type != SYI_GGUF_BOOL) return false;
+    *out = p->data[0] != 0;
+    return true;
+}
+
+int64_t syi_gguf_array(const syi_gguf *g, const char *key, syi_gguf_type *item)
+{
+    const pair *p = find(g, key);
+    if (p == NULL || p->type != SYI_GGUF_ARRAY) return -1;
+    if (item != NULL) *item = p->item;
+    return p->count;
+}
+
+bool syi_gguf_array_str(const syi_gguf *g, const char *key, int64_t i, const char **s, int64_t *len)
+{
+    const pair *p = find(g, key);
+    if (p == NULL || p->type != SYI_GGUF_ARRAY || p->item != SYI_GGUF_STRING || i < 0 || i >= p->count) return false;
+    *s = (const char *)p->data + p->at[i] + 8;
+    *len = p->at[i + 1] - p->at[i] - 8;
+    return true;
+}
+
+bool syi_gguf_array_num(const syi_gguf *g, const char *key, int64_t i, double *out)
+{
+    const pair *p = find(g, key);
+    if (p == NULL || p->type != SYI_GGUF_ARRAY || p->item == SYI_GGUF_STRING || i < 0 || i >= p->count) return false;
+    const uint8_t *at = p->data + i * syi_gguf_type_size(p->item);
+    if (p->item != SYI_GGUF_BOOL) return read_float(p->item, at, out);
+    *out = at[0];
+    return true;
+}
+
+int64_t syi_gguf_keys(const syi_gguf *g)
+{
+    return g->n_pairs;
+}
+
+const char *syi_gguf_key(const syi_gguf *g, int64_t i, syi_gguf_type *type)
+{
+    if (i < 0 || i >= g->n_pairs) return NULL;
+    if (type != NULL) *type = g->pairs[i].type;
+    return g->pairs[i].key;
+}
+
+int syi_gguf_raw(const syi_gguf *g, const char *key, const uint8_t **data, int64_t *bytes)
+{
+    const pair *p = find(g, key);
+    if (p == NULL) return -1;
+    *data = p->begin;
+    *bytes = p->bytes;
+    return (int)p->type;
+}
