@@ -124,6 +124,8 @@ bool sy_needs_grad(const sy_node *n);
 typedef sy_node *sy_body(sy_graph *g, const void *self, sy_node *const *in, int n);
 enum { SY_BLOCK_SCOPE = 0, SY_BLOCK_MAY_RECOMPUTE = 1 };
 sy_node *sy_block(sy_graph *g, sy_body *body, const void *self, size_t self_size, sy_node *const *in, int n, unsigned flags);
+/* The builder will not use this value again: it goes as soon as no backward needs it. */
+void sy_done(sy_graph *g, sy_node *n);
 
 /* Named values inside one forward: a model publishes, a method asks. */
 void sy_publish(sy_graph *g, const char *name, sy_node *n);

@@ -31,7 +31,12 @@ typedef struct sy_verb {
     sy_status (*run)(void *self, sy_job *job);
     void (*free)(void *self);
 } sy_verb;
-enum { SY_VERB_NO_MODEL = 1, SY_VERB_RAW_OUTPUT = 2 /* prints lines itself through sy_job_print */ };
+enum {
+    SY_VERB_NO_MODEL = 1,
+    SY_VERB_RAW_OUTPUT = 2, /* its result are lines through sy_job_print_to; the command
+                               shows them unless --json asks for the report instead     */
+    SY_VERB_JSON_LINES = 4  /* those lines are JSON: with --json they stay the output    */
+};
 
 const sy_verb *const *sy_verbs(void); /* NULL-terminated */
 const sy_verb *sy_verb_find(const char *name);

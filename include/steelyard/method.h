@@ -53,8 +53,9 @@ typedef enum {
  * For optimizers the name of the state ("exp_avg").
  * `shape`: dimensions separated by commas, each a product of: a number, in, out, or a
  * variable of the method's (an integer option, or set with sy_site_dim, as "r");
- * "=" alone is the shape of the parameter. `when`: "" or "option=value" of the
- * method's options (or "option"): the row exists only then. */
+ * "=" alone is the shape of the parameter. `when`: NULL, or terms separated by blanks
+ * that must all hold for the row to exist: "option" (on, not 0, not empty),
+ * "option=value", "!option", "site=linear", "site=embed". */
 typedef struct {
     const char *name, *shape, *when;
     unsigned flags;
@@ -144,7 +145,8 @@ typedef struct sy_wrap {
 
 /* The rest of the chain below a wrap. */
 typedef struct { const sy_site *site; int depth; } sy_next;
-/* Base (and inner wraps) applied to x[..., in] -> [..., out], without bias. */
+/* Base (and inner wraps) applied to x[..., in] -> [..., out], without bias. At an EMBED
+ * site (in = vocabulary, out = hidden) x is the token ids, I32 [tokens]. */
 sy_node *sy_base(sy_graph *g, sy_next next, sy_node *x);
 /* For models: the whole site on x, with bias. */
 sy_node *sy_site_apply(sy_graph *g, sy_site *site, sy_node *x);

@@ -43,17 +43,18 @@ typedef struct {
     const char *shape;
     sy_role role;
     unsigned flags;
-    const char *when;   /* config field that must be true ("attention_bias"), or NULL */
+    const char *when;   /* config field that must be true ("qkv_bias"), or NULL */
 } sy_arch_tensor;
 
-/* One row a config value. Filled from config.json by `name` (dots go into
- * nested objects: "rope_scaling.factor"), from a GGUF by `gguf` ("%s" stands for
- * general.architecture). */
+/* One row a config value. Filled from config.json by the first of `keys` that is there
+ * and not null (separated by blanks; dots go into nested objects: "rope_theta
+ * rope_parameters.rope_theta"), from a GGUF by `gguf` ("%s" stands for
+ * general.architecture). `field` is the name that shapes and `when` use ("heads"). */
 typedef struct {
-    const char *name, *gguf;
+    const char *field, *keys, *gguf;
     sy_option_type type;     /* INT FLOAT BOOL STRING */
     size_t offset;
-    const char *def;         /* NULL: required; may name another field: "=heads" */
+    const char *def;         /* NULL: required; "=heads": that field's value */
 } sy_arch_config;
 
 /* Topology: a consumer that a producer's per-channel scale can be folded into. */
@@ -68,7 +69,7 @@ typedef struct sy_arch {
     const char *const *architectures;  /* config.json "architectures"[0]          */
     const char *gguf_arch;             /* general.architecture it is written as   */
     const char *const *gguf_archs;     /* ... and those that it reads             */
-    const sy_arch_config *config;      /* rows, ended by name NULL                */
+    const sy_arch_config *config;      /* rows, ended by field NULL               */
     size_t config_size;
     const sy_arch_tensor *tensors;     /* rows, ended by name NULL                */
     const sy_arch_edge *edges;

@@ -167,16 +167,20 @@ static bool is_stale(int at, const char *entry, long pid)
     return free;
 }
 
-/* Removing what others left is a courtesy: failures are not reported. */
-void syi_remove_stale(sy_context *ctx, const char *path)
+/* Removing what others left is a courtesy: failures are not reported, and no
+ * memory is taken. */
+void syi_remove_stale(const char *path)
 {
-    char *parent = syi_dirname(ctx, path);
-    DIR *dir = parent != NULL ? opendir(parent) : NULL;
-    if (dir == NULL) {
-        if (parent == NULL) sy_error_clear(ctx);
-        syi_free(ctx, parent);
-        return;
+    const char *slash = strrchr(path, '/');
+    char parent[4096] = ".";
+    if (slash != NULL) {
+        size_t n = slash == path ? 1 : (size_t)(slash - path);
+        if (n >= sizeof parent) return;
+        memcpy(parent, path, n);
+        parent[n] = '\0';
     }
+    DIR *dir = opendir(parent);
+    if (dir == NULL) return;
     const char *name = syi_basename(path);
     struct dirent *e;
     while ((e = readdir(dir)) != NULL) {
@@ -191,7 +195,6 @@ void syi_remove_stale(sy_context *ctx, const char *path)
         }
     }
     closedir(dir);
-    syi_free(ctx, parent);
 }
 
 /* -- replacing ----------------------------------------------------------------- */
@@ -254,7 +257,7 @@ sy_status syi_dir_begin(sy_context *ctx, const char *place, bool replace, syi_di
     }
     if ((parent = syi_dirname(ctx, d.place)) == NULL) goto fail;
     SYI_TRY_TO(fail, status, syi_mkdirs(ctx, parent));
-    syi_remove_stale(ctx, d.place);
+    syi_remove_stale(d.place);
     SYI_TRY_TO(fail, status, check_place(ctx, d.place, replace));
     for (;;) {
         status = SY_E_MEMORY;

@@ -256,7 +256,7 @@ sy_status syi_file_create(sy_context *ctx, const char *path, syi_file **out)
     if (syi_basename(path)[0] == '\0' || syi_is_dir(path))
         return syi_fail(ctx, SY_E_IO, "cannot write %s: expected the name of a file, found a folder",
                         path[0] ? path : "''");
-    syi_remove_stale(ctx, path);
+    syi_remove_stale(path);
     syi_file *f = syi_calloc(ctx, 1, sizeof *f);
     if (f == NULL) return SY_E_MEMORY;
     f->ctx = ctx;

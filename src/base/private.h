@@ -43,6 +43,6 @@ sy_status syi_sync_parent(sy_context *ctx, const char *path);
 /* Folder of a path ("." if none); caller syi_free()s. */
 char *syi_dirname(sy_context *ctx, const char *path);
 /* Removes ".NAME.tmp-PID-N" beside `path` whose process is gone. */
-void syi_remove_stale(sy_context *ctx, const char *path);
+void syi_remove_stale(const char *path);
 
 #endif

@@ -38,6 +38,13 @@ sy_param *syi_model_param(sy_model *m, const char *name);
 sy_status syi_model_train(sy_model *m, sy_site *site);
 /* f32 rows of the tensor called `name` as it is now (after training or replacing). */
 sy_status syi_model_rows(sy_model *m, const char *name, int64_t row, int64_t n, float *dst, bool *changed);
+/* config.c: the struct that an architecture's rows describe, from config.json; checked
+ * (arch->check). Strings from `arena`. */
+sy_status syi_arch_config(sy_context *ctx, const sy_arch *arch, const json_t *json, syi_arena *arena, void **config);
+/* Value of a field as a number (bool: 0/1); false: no such field. */
+bool syi_arch_field(const sy_arch *arch, const void *config, const char *field, int64_t *value);
+/* "heads*head_dim,hidden" -> dims. */
+sy_status syi_arch_shape(sy_context *ctx, const sy_arch *arch, const void *config, const char *shape, int *rank, int64_t *dim);
 /* For builders: nodes of norms and embeddings. */
 sy_node *syi_model_norm(sy_graph *g, sy_model *m, const char *fmt, int block, sy_node *x, double eps);
 

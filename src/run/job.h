@@ -15,6 +15,11 @@ typedef struct {
     int64_t seed;
 } syi_common;
 
+/* The file in the folder of a run that holds its settings: syi_job_settings(job, false)
+ * as JSON. When a verb has a row "resume" and it is given, the job reads
+ * RESUME/settings.json itself, below YAML and flags, before any row is filled. */
+#define SYI_SETTINGS_FILE "settings.json"
+
 sy_context *syi_job_context(sy_job *job);
 const syi_common *syi_job_common(const sy_job *job);
 syi_arena *syi_job_arena(sy_job *job); /* strings that live as long as the job */
@@ -33,5 +38,18 @@ void syi_job_print(sy_job *job, const char *fmt, ...) SYI_PRINTF(2, 3);
 /* A line of the receipt: what matched, what changed, sizes, hashes. Goes to the log as
  * INFO and into report["receipt"] (array). */
 void syi_job_receipt(sy_job *job, const char *fmt, ...) SYI_PRINTF(2, 3);
+
+/* -- rows and methods by name ------------------------------------------------------- */
+/* The row called `key` (dashes; an alias counts) or NULL. rows may be NULL. */
+const sy_option *syi_row_find(const sy_option *rows, const char *key);
+/* The i-th row of a verb that names a method ("adapter"), and its kind (-1: a compressor,
+ * merger or aggregator); NULL: no more. */
+const sy_option *syi_verb_names(const sy_verb *verb, int i, int *kind);
+/* By name; SY_E_USAGE with "did you mean" and `where` in front. */
+sy_status syi_use_find(sy_context *ctx, const char *name, int kind, const char *where, const sy_method **out);
+/* A method with a zeroed context and its defaults filled. sy_use_free calls the method's
+ * free and releases the context: whoever holds a use at the end calls it, a run too. */
+sy_status syi_use_make(sy_context *ctx, const sy_method *method, sy_use *out);
+syi_arena *syi_use_arena(const sy_use *use); /* for strings that its options point to */
 
 #endif

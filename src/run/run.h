@@ -46,7 +46,8 @@ struct sy_run {
 sy_status syi_run_make_slots(sy_run *run, syi_active *a, sy_wrap *w);
 /* Value of a shape text for a slot ("r,in"). */
 sy_status syi_slot_shape(sy_run *run, const syi_active *a, const sy_site *site, const sy_slot *slot, int *rank, int64_t *dim);
-bool syi_slot_when(const syi_active *a, const sy_slot *slot);
+/* Does the row exist at this site (NULL: a shared row)? */
+bool syi_slot_when(const syi_active *a, const sy_site *site, const sy_slot *slot);
 double syi_run_group_factor(const sy_run *run, const char *group);
 /* _adapter.c: a PEFT folder around the run's model; strict. */
 sy_status syi_run_adapter_use(sy_context *ctx, const char *dir, sy_use *out); /* method + options from adapter_config.json */

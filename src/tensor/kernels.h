@@ -96,7 +96,7 @@ sy_status syi_attention_cached(syi_engine *e, sy_dtype dt, int64_t n, int64_t pa
 
 /* -- head and cross-entropy (cross_entropy.c) --------------------------------------------------- */
 /* loss = sum_t weight[t] * -log softmax(h[t] W^T)[target[t]] over t with target >= 0,
- * in chunks: logits are never whole. h[tokens, hidden] dt, W[vocab, hidden] type wt.
+ * times scale, in chunks: logits are never whole (scratch < 64 MiB). h[tokens, hidden] dt, W[vocab, hidden] type wt.
  * nll[tokens] f32 (f64), 0 where there is no loss (may be NULL). With dh / dw non-NULL
  * the gradients for a loss gradient of 1 are made in the same pass: dh[tokens, hidden]
  * dt overwritten (zero rows without loss), dw f32 (f64) [vocab, hidden] added to. */

@@ -112,6 +112,26 @@ static void normal_values(void **state)
     }
 }
 
+/* The AVX2 loops and the portable ones give the same bits. */
+static void machines_agree(void **state)
+{
+    (void)state;
+#if defined(__x86_64__)
+    if (!__builtin_cpu_supports("avx2")) skip(); /* nothing to compare on this processor */
+    float a[256], b[256];
+    for (uint64_t i = 0; i < 2000; i++) {
+        syi_rng_normal_plain(11, i * 64, a);
+        syi_rng_normal_avx2(11, i * 64, b);
+        assert_memory_equal(a, b, sizeof a);
+        syi_rng_uniform_plain(11, i * 64, a);
+        syi_rng_uniform_avx2(11, i * 64, b);
+        assert_memory_equal(a, b, sizeof a);
+    }
+#else
+    skip(); /* there is one kind of loop here */
+#endif
+}
+
 static void keys_differ(void **state)
 {
     (void)state;
@@ -157,7 +177,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(known_answers), cmocka_unit_test(slices),        cmocka_unit_test(uniform_moments),
         cmocka_unit_test(normal_moments), cmocka_unit_test(normal_values), cmocka_unit_test(keys_differ),
-        cmocka_unit_test(permutations),  cmocka_unit_test(u64_bits),
+        cmocka_unit_test(permutations),  cmocka_unit_test(u64_bits), cmocka_unit_test(machines_agree),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

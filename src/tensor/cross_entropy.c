@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Output head and cross-entropy in one: logits are products of the chosen rows
+ * with the vocabulary, made a chunk at a time in scratch, turned in place into
+ * the gradient of the loss, and used up by the two gradient products before the
+ * next chunk. Without gradients the vocabulary is walked in blocks as well and a
+ * running maximum and sum remain, so that the logits never leave the cache. */
+#include "tensor/attention_internal.h"
+#include "tensor/cross_entropy_internal.h"
+
+#include <math.h>
+
+enum {
+    LOGIT_BYTES = 48 << 20, /* of one chunk's logits, which bounds the scratch */
+    MAX_ROWS = 512,         /* of a chunk: beyond this the products gain nothing */
+    VOCAB_BLOCK = 4096      /* logits of a row at a time when only the loss is wanted */
+};
+
+static int64_t item_bytes(sy_dtype dt)
+{
+    return dt == SY_F64 ? 8 : dt == SY_F32 ? 4 : 2;
+}
+
+/* Rows of a chunk. A function of the vocabulary (and the type) alone, so that the
+ * products and with them every bit of the result stay the same. */
+static int64_t chunk_rows(sy_dtype dt, int64_t vocab)
+{
+    int64_t rows = LOGIT_BYTES / (vocab * (dt == SY_F64 ? 8 : 4)) / 16 * 16;
+    return syi_max(16, syi_min(rows, MAX_ROWS));
+}
+
+static int64_t aligned(int64_t bytes)
+{
+    return syi_ceil_div(bytes, 64) * 64;
+}
+
+/* Where the parts of the scratch begin. */
+typedef struct { int64_t rows, index, h, dh, logits, max, sum, nll, end; } layout;
+
+static layout lay_out(sy_dtype dt, const syi_head *a)
+{
+    layout l = {.rows = syi_min(chunk_rows(dt, a->vocab), syi_max(a->tokens, 1))};
+    const int64_t acc = dt == SY_F64 ? 8 : 4;
+    l.h = l.index + aligned(a->tokens * (int64_t)sizeof(int32_t));
+    l.dh = l.h + aligned(l.rows * a->hidden * item_bytes(dt));
+    l.max = l.dh + aligned(l.rows * a->hidden * item_bytes(dt));
+    l.sum = l.max + aligned(l.rows * 8);
+    l.nll = l.sum + aligned(l.rows * 8);
+    l.logits = l.nll + aligned(l.rows * 8);
+    l.end = l.logits + aligned(l.rows * a->vocab * acc);
+    return l;
+}
+
+int64_t syi_head_scratch(const syi_engine *e, sy_dtype dt, const syi_head *a)
+{
+    (void)e;
+    return lay_out(dt, a).end;
+}
+
+static const syi_softmax_path *path_of(const syi_engine *e)
+{
+    (void)e;
+    return &syi_softmax_plain;
+}
+
+/* -- row passes ------------------------------------------------------------------ */
+
+static void sum_plain(const float *x, int64_t n, float *max, double *sum)
+{
+    float top = *max;
+    for (int64_t i = 0; i < n; i++) top = x[i] > top ? x[i] : top;
+    double s = *max == top ? *sum : *sum * exp((double)*max - top);
+    for (int64_t i = 0; i < n; i++) s += (double)expf(x[i] - top);
+    *max = top, *sum = s;
+}
+
+static void grad_plain(const float *x, int64_t n, float lse, float factor, sy_dtype dt, void *out)
+{
+    for (int64_t i = 0; i < n; i++) {
+        float g = expf(x[i] - lse) * factor;
+        uint16_t b = syi_bf16_put(g);
+        if (dt == SY_F32) memcpy((char *)out + 4 * i, &g, 4);
+        else memcpy((char *)out + 2 * i, &b, 2);
+    }
+}
+
+const syi_softmax_path syi_softmax_plain = {sum_plain, grad_plain};
+
+static void sum_f64(const double *x, int64_t n, double *max, double *sum)
+{
+    double top = *max;
+    for (int64_t i = 0; i < n; i++) top = x[i] > top ? x[i] : top;
+    double s = *max == top ? *sum : *sum * exp(*max - top);
+    for (int64_t i = 0; i < n; i++) s += exp(x[i] - top);
+    *max = top, *sum = s;
+}
+
+/* -- one chunk --------------------------------------------------------------------- */
+
+typedef struct {
+    syi_engine *e;
+    const syi_head *a;
+    const syi_softmax_path *path;
+    sy_dtype dt, wt;
+    const void *w;
+    const int32_t *index; /* token of each row of the chunk */
+    int64_t rows;
+    const char *h;
+    char *dh, *logits;
+    double *max, *sum, *nll; /* [rows] */
+    int threads;
+} chunk;
+
+/* logits[rows, v1-v0] = h W[v0:v1]^T */
+static sy_status product(const chunk *c, int64_t v0, int64_t v1)
+{
+    const sy_dtype lt = c->dt == SY_F64 ? SY_F64 : SY_F32;
+    const int64_t hidden = c->a->hidden;
+    return syi_gemm(c->e, c->rows, v1 - v0, hidden, 1, (syi_mat){c->dt, c->h, hidden, false},
+                    (syi_mat){c->wt, (const char *)c->w + v0 * hidden * item_bytes(c->wt), hidden, true}, 0, lt, c->logits, v1 - v0);
+}
+
+/* Takes logits of classes v0..v1-1 of row r into max, sum, and -logit[target] into
+ * nll. */
+static void take_row(const chunk *c, int64_t r, int64_t v0, int64_t v1)
+{
+    const int64_t n = v1 - v0, target = c->a->target[c->index[r]];
+    if (c->dt == SY_F64) {
+        const double *x = (const double *)(const void *)c->logits + r * n;
+        sum_f64(x, n, &c->max[r], &c->sum[r]);
+        if (target >= v0 && target < v1) c->nll[r] = -x[target - v0];
+    } else {
+        const float *x = (const float *)(const void *)c->logits + r * n;
+        float max = (float)c->max[r];
+        c->path->sum(x, n, &max, &c->sum[r]);
+        c->max[r] = max;
+        if (target >= v0 && target < v1) c->nll[r] = -(double)x[target - v0];
+    }
+}
+
+/* The whole row of logits becomes its gradient, in place; bf16 fills the first half. */
+static void grad_row(const chunk *c, int64_t r, double factor)
+{
+    const int64_t n = c->a->vocab, target = c->a->target[c->index[r]];
+    const double lse = c->max[r] + log(c->sum[r]);
+    if (c->dt == SY_F64) {
+        double *x = (double *)(void *)c->logits + r * n;
+        for (int64_t i = 0; i < n; i++) x[i] = exp(x[i] - lse) * factor;
+        x[target] -= factor;
+        return;
+    }
+    char *x = c->logits + r * n * 4;
+    /* (p - 1) * factor with its own rounding, not that of p * factor */
+    float own = (float)((exp(-c->nll[r]) - 1) * factor);
+    uint16_t own16 = syi_bf16_put(own);
+    c->path->grad((const float *)(const void *)x, n, (float)lse, (float)factor, c->dt, x);
+    if (c->dt == SY_F32) memcpy(x + target * 4, &own, 4);
+    else memcpy(x + target * 2, &own16, 2);
+}
+
+static void passes(const chunk *c, int64_t v0, int64_t v1, bool grad)
+{
+    const float *weight = c->a->weight;
+#pragma omp parallel for schedule(static) num_threads(c->threads)
+    for (int64_t r = 0; r < c->rows; r++) {
+        take_row(c, r, v0, v1);
+        if (v1 == c->a->vocab) c->nll[r] += c->max[r] + log(c->sum[r]);
+        if (grad) grad_row(c, r, c->a->scale * (weight ? (double)weight[c->index[r]] : 1.0));
+    }
+}
+
+static sy_status run_chunk(const chunk *c, void *dh, void *dw)
+{
+    const syi_head *a = c->a;
+    const int64_t row = a->hidden * item_bytes(c->dt);
+    for (int64_t r = 0; r < c->rows; r++) c->max[r] = -INFINITY, c->sum[r] = 0, c->nll[r] = 0;
+    if (!dh && !dw) {
+        for (int64_t v = 0; v < a->vocab; v += VOCAB_BLOCK) {
+            int64_t end = syi_min(v + VOCAB_BLOCK, a->vocab);
+            SYI_TRY(product(c, v, end));
+            passes(c, v, end, false);
+        }
+        return SY_OK;
+    }
+    SYI_TRY(product(c, 0, a->vocab));
+    passes(c, 0, a->vocab, true);
+    const int64_t ld = c->dt == SY_BF16 ? 2 * a->vocab : a->vocab;
+    if (dw)
+        SYI_TRY(syi_gemm(c->e, a->vocab, a->hidden, c->rows, 1, (syi_mat){c->dt, c->logits, ld, true},
+                         (syi_mat){c->dt, c->h, a->hidden, false}, 1, c->dt == SY_F64 ? SY_F64 : SY_F32, dw, a->hidden));
+    if (!dh) return SY_OK;
+    SYI_TRY(syi_gemm(c->e, c->rows, a->hidden, a->vocab, 1, (syi_mat){c->dt, c->logits, ld, false},
+                     (syi_mat){c->wt, c->w, a->hidden, false}, 0, c->dt, c->dh, a->hidden));
+    for (int64_t r = 0; r < c->rows; r++) memcpy((char *)dh + c->index[r] * row, c->dh + r * row, (size_t)row);
+    return SY_OK;
+}
+
+static sy_status check(sy_context *ctx, sy_dtype dt, const syi_head *a, sy_dtype wt)
+{
+    if (dt != SY_F64 && dt != SY_F32 && dt != SY_BF16)
+        return syi_fail(ctx, SY_E_BUG, "head: type %s; F64, F32 and BF16 can be computed in", sy_dtype_name(dt));
+    if ((dt == SY_F64) != (wt == SY_F64) || (wt != SY_F64 && wt != SY_F32 && wt != SY_BF16))
+        return syi_fail(ctx, SY_E_BUG, "head: weights of type %s with activations of type %s; F64 goes with F64, F32 and BF16 with either",
+                        sy_dtype_name(wt), sy_dtype_name(dt));
+    if (a->tokens < 0 || a->tokens > INT32_MAX || a->hidden < 1 || a->vocab < 1)
+        return syi_fail(ctx, SY_E_BUG, "head: %lld tokens, hidden size %lld, vocabulary %lld", (long long)a->tokens, (long long)a->hidden,
+                        (long long)a->vocab);
+    for (int64_t t = 0; t < a->tokens; t++)
+        if (a->target[t] >= a->vocab)
+            return syi_fail(ctx, SY_E_BUG, "head: target[%lld] = %lld lies outside the vocabulary of %lld", (long long)t,
+                            (long long)a->target[t], (long long)a->vocab);
+    return SY_OK;
+}
+
+sy_status syi_head_loss(syi_engine *e, sy_dtype dt, const syi_head *a, const void *h, sy_dtype wt, const void *w,
+                        double *loss, void *nll, void *dh, void *dw, void *scratch)
+{
+    sy_context *ctx = syi_engine_context(e);
+    SYI_TRY(check(ctx, dt, a, wt));
+    const layout l = lay_out(dt, a);
+    const int64_t row = a->hidden * item_bytes(dt);
+    char *s = scratch;
+    int32_t *index = (int32_t *)(void *)(s + l.index);
+    int64_t count = 0;
+    for (int64_t t = 0; t < a->tokens; t++)
+        if (a->target[t] >= 0) index[count++] = (int32_t)t;
+    if (dh) memset(dh, 0, (size_t)(a->tokens * row));
+    if (nll) memset(nll, 0, (size_t)a->tokens * (dt == SY_F64 ? 8 : 4));
+
+    double total = 0;
+    for (int64_t at = 0; at < count; at += l.rows) {
+        chunk c = {.e = e, .a = a, .path = path_of(e), .dt = dt, .wt = wt, .w = w, .index = index + at,
+                   .rows = syi_min(l.rows, count - at), .h = s + l.h, .dh = s + l.dh, .logits = s + l.logits,
+                   .max = (double *)(void *)(s + l.max), .sum = (double *)(void *)(s + l.sum), .nll = (double *)(void *)(s + l.nll),
+                   .threads = syi_omp(ctx)};
+        for (int64_t r = 0; r < c.rows; r++) memcpy(s + l.h + r * row, (const char *)h + c.index[r] * row, (size_t)row);
+        SYI_TRY(run_chunk(&c, dh, dw));
+        for (int64_t r = 0; r < c.rows; r++) {
+            const int32_t t = c.index[r];
+            total += (a->weight ? (double)a->weight[t] : 1.0) * c.nll[r];
+            if (!nll) continue;
+            if (dt == SY_F64) ((double *)nll)[t] = c.nll[r];
+            else ((float *)nll)[t] = (float)c.nll[r];
+        }
+    }
+    *loss = total * a->scale;
+    return SY_OK;
+}

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The row passes of the cross-entropy, one table a CPU path. Internal to
+ * cross_entropy*.c. */
+#ifndef SYI_CROSS_ENTROPY_INTERNAL_H
+#define SYI_CROSS_ENTROPY_INTERNAL_H
+
+#include "tensor/kernels.h"
+
+typedef struct {
+    /* Continues a running maximum and sum of exp(x - max) over n more logits;
+     * begins with max = -INFINITY, sum = 0. */
+    void (*sum)(const float *x, int64_t n, float *max, double *sum);
+    /* out[i] = exp(x[i] - lse) * factor. out may be x itself (F32), or begin where
+     * x begins (BF16: the written half never overtakes what is still to be read). */
+    void (*grad)(const float *x, int64_t n, float lse, float factor, sy_dtype dt, void *out);
+} syi_softmax_path;
+
+extern const syi_softmax_path syi_softmax_plain;
+
+#endif
