@@ -26,11 +26,13 @@ typedef struct { int32_t id; int64_t begin, end; } sy_token; /* bytes [begin,end
 sy_status sy_tokenize(sy_context *ctx, const sy_tokenizer *t, const char *text, int64_t len, bool special, bool add,
                       sy_token **out, int64_t *n);
 void sy_tokens_free(sy_context *ctx, sy_token *tokens);
-/* Ids to text; skip_special leaves special tokens out. Caller frees with
- * sy_string_free. The result may end inside a character: *complete tells how
- * many of its bytes are whole characters (for streaming); NULL if unwanted. */
+/* Ids to text; skip_special leaves special tokens out; ids that the tokenizer
+ * does not have give nothing. Bytes come out as they are: what is not UTF-8 stays
+ * so. Caller frees with sy_string_free. *len: its bytes (a NUL follows; there may
+ * be others inside). The result may end inside a character: *complete tells how
+ * many of its bytes are whole characters (for streaming). Both NULL if unwanted. */
 sy_status sy_detokenize(sy_context *ctx, const sy_tokenizer *t, const int32_t *ids, int64_t n, bool skip_special,
-                        char **text, int64_t *complete);
+                        char **text, int64_t *len, int64_t *complete);
 void sy_string_free(sy_context *ctx, char *s);
 /* The id of a token by its exact content, or -1; the content of an id, or NULL. */
 int32_t sy_token_find(const sy_tokenizer *t, const char *content);
@@ -38,10 +40,14 @@ const char *sy_token_text(const sy_tokenizer *t, int32_t id, int64_t *len, bool 
 
 /* -- chat ----------------------------------------------------------------------- */
 typedef struct { const char *role, *content; } sy_message;
-/* Renders messages with the model's template. `jinja` is the template's text
- * (NULL: ChatML). `first`..`n`: with the incremental rule used for loss masks,
- * the text of message i is render(0..i) minus render(0..i-1). */
-sy_status sy_chat_render(sy_context *ctx, const char *jinja, const sy_message *messages, int64_t n,
+/* Renders messages with the model's own template, as transformers'
+ * apply_chat_template does. `jinja` is the template's text (NULL: ChatML);
+ * bos_token and eos_token are what it prints under those names (NULL: undefined).
+ * A construct that is not known is SY_E_UNSUPPORTED with its line; what the
+ * template itself refuses (raise_exception) is SY_E_INPUT with its words. Steps,
+ * depth and output are bounded. Free *text with sy_string_free. */
+typedef struct { const char *jinja, *bos_token, *eos_token; } sy_chat_template;
+sy_status sy_chat_render(sy_context *ctx, const sy_chat_template *chat, const sy_message *messages, int64_t n,
                          bool add_generation_prompt, char **text);
 
 /* -- data sets ------------------------------------------------------------------ */
@@ -49,30 +55,59 @@ typedef enum { SY_LOSS_DEFAULT, /* completions and assistant turns; all of plain
                SY_LOSS_ALL } sy_loss_on;
 
 typedef struct {
-    const sy_tokenizer *tokenizer;
-    const char *chat_template;  /* Jinja text or NULL                             */
-    int32_t eos_id, bos_id;     /* -1: none. EOS ends every document              */
+    const sy_tokenizer *tokenizer; /* must outlive the call that opens             */
+    const char *chat_template;  /* Jinja text or NULL: ChatML                     */
+    const char *bos_token, *eos_token; /* for the template; NULL: content of the ids */
+    int32_t eos_id, bos_id;     /* -1: none; see the rules below                  */
     sy_loss_on loss_on;
     int64_t seq;                /* tokens a row of a batch, >= 2                  */
     bool pack;                  /* documents share rows; they never see each other */
-    bool shuffle;               /* documents' order, anew each epoch              */
+    bool shuffle;               /* rows' order, anew each epoch                   */
     uint64_t seed;
     int64_t max_documents;      /* 0: all                                         */
 } sy_dataset_options;
 
 typedef struct sy_dataset sy_dataset;
-/* .jsonl / .json (array) / .txt, each also .gz. One .txt file is one document,
- * longer ones are cut into windows of seq tokens that do not overlap. An empty
- * data set, a mask of all 0 (or of all 1 for a prompt+completion or messages
- * set) is SY_E_INPUT. */
+/* .txt (the whole file is one document) or .jsonl / .json (a record a line, or
+ * one array of records), each also .gz. Records are recognised by their keys,
+ * the same kind throughout: {"text"}, {"prompt","completion"}, {"messages":
+ * [{"role","content"}]}; other keys are named once in the log and not used.
+ * Messages of every error name file and line.
+ *
+ * A document is its text as the tokenizer gives it with the post-processor's
+ * tokens (messages: the template's text, which brings its own). bos_id begins it
+ * if it does not begin so already (not messages). eos_id ends it if it does not
+ * end so already; a conversation is ended only if what its template wrote last,
+ * white space aside, is not a special token. That eos is trained if what it ends
+ * is: text, completion, an assistant's turn.
+ *
+ * Prompt and completion are tokenized as one text; a token that holds any byte of
+ * the completion belongs to it. An assistant's turn is what rendering messages
+ * 0..i adds to rendering 0..i-1 with the generation prompt, up to and with the
+ * template's end-of-turn token: found by rendering, never by markers.
+ *
+ * Text longer than seq is cut into windows that do not overlap and do not see
+ * each other; of longer prompts+completions and conversations the first seq
+ * tokens are kept (truncated_documents). Packing puts each window in the first
+ * row with room (documents in the order of the file; shuffled once by the seed
+ * with `shuffle`); the rows are then the same in every epoch, in another order.
+ *
+ * An empty data set, a mask of all 0 (or of all 1 for prompt+completion or
+ * messages under SY_LOSS_DEFAULT) is SY_E_INPUT. */
 sy_status sy_dataset_open(sy_context *ctx, const char *path, const sy_dataset_options *options, sy_dataset **out);
-/* The same from memory: one document of token ids, all trained. For tests. */
+/* The same from memory: one document of exactly these ids, all trained (no eos is
+ * added); options->tokenizer may be NULL. For tests and examples. */
 sy_status sy_dataset_from_ids(sy_context *ctx, const int32_t *ids, int64_t n, const sy_dataset_options *options, sy_dataset **out);
 void sy_dataset_free(sy_dataset *d);
 
 typedef struct {
-    int64_t documents, tokens, trained_tokens, rows_per_epoch, truncated_documents;
-    const char *format;   /* "text", "prompt-completion", "messages", "plain"     */
+    int64_t documents;           /* with at least one trained token              */
+    int64_t skipped_documents;   /* shorter than two tokens, or nothing trained   */
+    int64_t truncated_documents; /* lost what is beyond seq tokens                */
+    int64_t tokens;              /* of an epoch, padding not counted              */
+    int64_t trained_tokens;      /* of an epoch: targets                          */
+    int64_t rows_per_epoch;
+    const char *format;   /* "text", "prompt-completion", "messages", "plain", "ids" */
     char hash[33];        /* of the file's bytes                                  */
 } sy_dataset_info;
 void sy_dataset_stat(const sy_dataset *d, sy_dataset_info *out);
@@ -84,9 +119,11 @@ struct sy_batch {
     const int32_t *positions; /* [tokens] within its document                      */
     const int32_t *first;     /* [tokens] index of its document's first token in
                                  this batch; padding is its own one-token document */
-    const int32_t *target;    /* [tokens] next token, or -1: no loss here          */
+    const int32_t *target;    /* [tokens] next token of the same window, or -1: no
+                                 loss here (the last token of a window never has one) */
     const float *weight;      /* [tokens] loss weight (1 by default); NULL: all 1  */
-    const int32_t *sample;    /* [tokens] which sample of the batch it belongs to  */
+    const int32_t *sample;    /* [tokens] which window of the batch it belongs to,
+                                 0..samples-1; padding: that of the window before  */
     int64_t samples, trained; /* trained: tokens with target >= 0                  */
 };
 typedef struct sy_batch sy_batch;
