@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The engine from inside src/tensor: the CPU table, working memory, oneDNN.
+ * Other folders see it as an opaque pointer (kernels.h). */
+#ifndef SYI_ENGINE_H
+#define SYI_ENGINE_H
+
+#include "tensor/cpu.h"
+#include "tensor/kernels.h"
+
+#include <oneapi/dnnl/dnnl.h>
+
+/* Working buffers that live from call to call and only grow. Each kernel that
+ * needs one has a slot of its own, so that kernels which call each other do not
+ * meet in the same memory. */
+enum {
+    SYI_WORK_A,        /* gemm: A in another type              */
+    SYI_WORK_B,        /* gemm: B in another type              */
+    SYI_WORK_C,        /* gemm: C in another type              */
+    SYI_WORK_PRODUCT,  /* oneDNN's scratchpad                  */
+    SYI_WORK_OUTER,    /* partial sums of rank-r gradients     */
+    SYI_WORK_PIECES,   /* partial sums of row reductions       */
+    SYI_WORK_DECODE,   /* decoded tiles of block-coded weights */
+    SYI_WORK_COUNT
+};
+
+struct syi_products; /* gemm_dnnl.c: primitives by shape */
+
+struct syi_engine {
+    sy_context *ctx;
+    const syi_cpu *cpu;
+    struct syi_products *products;
+    void *work[SYI_WORK_COUNT];
+    int64_t work_bytes[SYI_WORK_COUNT];
+};
+
+/* At least `bytes` of slot `slot`, 64-byte aligned, contents lost on growth; NULL
+ * with the error set. */
+void *syi_engine_work(syi_engine *e, int slot, int64_t bytes);
+
+/* gemm_dnnl.c. One product by oneDNN: all F32, or A,B BF16 with C BF16 or F32.
+ * *done false: oneDNN has no fast product of these types here. */
+sy_status syi_products_new(sy_context *ctx, syi_isa isa, bool forced, struct syi_products **out);
+void syi_products_free(struct syi_products *p);
+sy_status syi_product(syi_engine *e, int64_t m, int64_t n, int64_t k, double alpha, syi_mat a, syi_mat b, double beta,
+                      sy_dtype ct, void *c, int64_t ldc, bool *done);
+/* With W[n,k] in the packed layout of its type (gemm_packed.c): C[m,n] = A W^T +
+ * beta C, or backward A[m,k] = C W (beta 0). m = 0 only asks. */
+sy_status syi_product_packed(syi_engine *e, int64_t m, int64_t n, int64_t k, bool backward, sy_dtype wt, const void *w,
+                             sy_dtype at, void *a, int64_t lda, double beta, sy_dtype ct, void *c, int64_t ldc, bool *done);
+
+#endif
