@@ -102,6 +102,12 @@ typedef struct {
     int64_t shard_bytes;
     syi_rows_fn *rows;     /* NULL: the source's own                             */
     void *self;
+    const sy_entry *extra; /* tensors that the source lacks (a head untied from the
+                              embedding): name, dtype, shape; filled by rows only  */
+    int n_extra;
+    const json_t *config;  /* written instead of the source's config.json, or NULL */
+    bool into;             /* to_folder: dir exists and holds other files; ours are
+                              added one by one (each atomic) instead of the whole  */
     int64_t tensors, bytes;   /* out                                             */
 } syi_export;
 /* The source as a Hugging Face folder (atomic) / one GGUF file (atomic). */
