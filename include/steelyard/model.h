@@ -23,7 +23,7 @@ typedef struct sy_batch sy_batch;
 /* What a tensor is for: methods select sites by role. */
 typedef enum {
     SY_ROLE_NONE, SY_ROLE_EMBED, SY_ROLE_HEAD, SY_ROLE_NORM, SY_ROLE_Q, SY_ROLE_K, SY_ROLE_V, SY_ROLE_O,
-    SY_ROLE_GATE, SY_ROLE_UP, SY_ROLE_DOWN, SY_ROLE_BIAS
+    SY_ROLE_GATE, SY_ROLE_UP, SY_ROLE_DOWN, SY_ROLE_BIAS, SY_ROLE_COUNT
 } sy_role;
 
 enum {
