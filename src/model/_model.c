@@ -12,6 +12,10 @@ sy_status syi_model_pages(sy_model *m, int64_t bytes, void **out)
 {
     *out = NULL;
     if (m->plan_only) return SY_OK;
+    if (bytes < 64 << 10) { /* hundreds of small ones: a page each would be waste */
+        *out = syi_arena_alloc(m->arena, (size_t)bytes);
+        return *out ? SY_OK : SY_E_MEMORY;
+    }
     SYI_TRY(syi_grow(m->ctx, (void **)&m->owned, &m->cap_owned, m->n_owned + 1, sizeof *m->owned, 1 << 24));
     void *p = syi_pages(m->ctx, (size_t)syi_max(1, bytes));
     if (!p) return SY_E_MEMORY;

@@ -12,6 +12,7 @@
 typedef struct {
     const sy_method *method;
     void *self;
+    sy_use use;                       /* method and self again, as owner                 */
     sy_wrap **wraps; int n_wraps;     /* adapters: one a site                           */
     sy_param **shared;                /* by slot row: tensors shared over sites          */
 } syi_active;
@@ -37,11 +38,28 @@ struct sy_run {
     sy_plan plan;
     syi_profile *profile;
     int64_t step, total;
-    uint64_t micro;                   /* micro-batch inside the step: part of noise keys  */
+    int64_t micro;                    /* micro-batch inside the step: part of noise keys  */
     bool reserved;
+    void *grads;                      /* all gradients, in order of params               */
+    int64_t grad_bytes;
+    syi_active *current;              /* the method whose init or attach is running      */
+    int32_t *micro_first, *micro_sample; int64_t micro_cap; /* a micro-batch's own indices */
     syi_adapter_dir *adapter_dir;     /* while an adapter is being loaded                */
 };
 
+/* _methods.c */
+syi_active *syi_run_active(const sy_run *run, sy_kind kind); /* the first of that kind, or NULL */
+/* Attaches every method: sites, slots, fills, hooks. */
+sy_status syi_run_attach(sy_run *run);
+/* A trained parameter of the model (a site's weight, a norm, a bias) joins the run. */
+sy_status syi_run_add_param(sy_run *run, sy_param *p);
+/* The optimizer's state tensors of every trained parameter. */
+sy_status syi_run_make_states(sy_run *run);
+/* _step.c: one forward (and backward) over a batch that fits in the plan. */
+sy_status syi_run_graph_options(const sy_run *run, bool training, bool planning, syi_graph_options *out);
+sy_node *syi_run_build_loss(sy_run *run, sy_graph *g, const sy_batch *batch, double scale, sy_node **head);
+/* Compute copies of parameters whose master has changed. */
+sy_status syi_run_refresh(sy_run *run);
 /* _params.c: makes the parameters of a wrap's slot rows (and the shared ones). */
 sy_status syi_run_make_slots(sy_run *run, syi_active *a, sy_wrap *w);
 /* Value of a shape text for a slot ("r,in"). */

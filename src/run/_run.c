@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Opening a run, planning its memory, reserving it, and what is in it. */
+#include "run/run.h"
+
+#include "base/options.h"
+
+void sy_run_options_init(sy_run_options *o)
+{
+    *o = (sy_run_options){.dtype = SY_BF16, .seed = 42};
+}
+
+/* -- opening ------------------------------------------------------------------------------ */
+
+static int32_t token_id(const sy_run *run, const char *key)
+{
+    /* generation_config.json first (it may list several: the first counts), then config.json. */
+    const json_t *from[] = {run->model->source->generation, run->model->source->config};
+    for (int i = 0; i < 2; i++) {
+        const json_t *v = json_object_get(from[i], key);
+        if (json_is_array(v)) v = json_array_get(v, 0);
+        if (json_is_integer(v)) return (int32_t)json_integer_value(v);
+    }
+    return -1;
+}
+
+static sy_status load_tokenizer(sy_run *run)
+{
+    run->eos = token_id(run, "eos_token_id");
+    run->bos = token_id(run, "bos_token_id");
+    const json_t *j = run->model->source->tokenizer;
+    if (!j) return SY_OK;
+    char *text = json_dumps(j, JSON_COMPACT);
+    if (!text) return syi_nomem(run->ctx, 1 << 20);
+    char *where = syi_format(run->ctx, "%s: tokenizer.json", run->model->source->path);
+    sy_status s = where ? sy_tokenizer_parse(run->ctx, text, strlen(text), where, &run->tokenizer) : SY_E_MEMORY;
+    syi_free(run->ctx, where);
+    void (*release)(void *);
+    json_get_alloc_funcs(NULL, &release);
+    release(text);
+    return s;
+}
+
+static sy_status take_uses(sy_run *run, const sy_run_options *o, sy_use *loaded)
+{
+    int n = o->n_use + (loaded->method != NULL);
+    run->active = syi_arena_alloc(run->arena, (size_t)syi_max(1, n) * sizeof *run->active);
+    if (!run->active) return SY_E_MEMORY;
+    if (loaded->method) run->active[run->n_active++] = (syi_active){.method = loaded->method, .self = loaded->self, .use = *loaded};
+    for (int i = 0; i < o->n_use; i++)
+        run->active[run->n_active++] = (syi_active){.method = o->use[i].method, .self = o->use[i].self, .use = o->use[i]};
+    return SY_OK;
+}
+
+static sy_status open_model(sy_run *run, const sy_run_options *o)
+{
+    bool all = false;
+    for (int i = 0; i < run->n_active; i++) all |= (run->active[i].method->caps & SY_CAP_TRAINS_MODEL) != 0;
+    syi_model_options mo = {.dtype = o->dtype, .train_all = all && o->training, .keep_coded = o->keep_coded, .plan_only = o->plan_only};
+    SYI_TRY(syi_model_load(run->ctx, o->model, &mo, &run->model));
+    return load_tokenizer(run);
+}
+
+sy_status sy_run_open(sy_context *ctx, const sy_run_options *o, sy_run **out)
+{
+    *out = NULL;
+    sy_use loaded = {0};
+    sy_run *run = syi_calloc(ctx, 1, sizeof *run);
+    sy_status s = run ? SY_OK : SY_E_MEMORY;
+    if (s == SY_OK) {
+        run->ctx = ctx;
+        run->options = *o;
+        run->options.use = NULL;
+        run->eos = run->bos = -1;
+        run->total = o->total_steps;
+        s = syi_arena_new(ctx, 64 << 10, &run->arena);
+    }
+    if (s == SY_OK && o->dtype != SY_F32 && o->dtype != SY_BF16 && o->dtype != SY_F64)
+        s = syi_fail(ctx, SY_E_USAGE, "dtype: a run computes in f32 or bf16 (f64 for tests), not %s", sy_dtype_name(o->dtype));
+    if (s == SY_OK && !o->model) s = syi_fail(ctx, SY_E_USAGE, "no model given");
+    if (s == SY_OK) {
+        run->options.model = syi_arena_strdup(run->arena, o->model);
+        run->options.adapter = o->adapter ? syi_arena_strdup(run->arena, o->adapter) : NULL;
+        if (!run->options.model || (o->adapter && !run->options.adapter)) s = SY_E_MEMORY;
+    }
+    if (s == SY_OK && o->adapter) s = syi_run_adapter_use(ctx, o->adapter, &loaded);
+    if (s == SY_OK) s = take_uses(run, o, &loaded);
+    if (s != SY_OK) { /* nobody else owns the methods yet */
+        for (int i = 0; i < o->n_use; i++) sy_use_free(ctx, &o->use[i]);
+        if (loaded.method) sy_use_free(ctx, &loaded);
+        if (run) {
+            run->n_active = 0;
+            sy_run_close(run);
+        }
+        return s;
+    }
+    SYI_TRY_TO(fail, s, syi_engine_new(ctx, &run->engine));
+    SYI_TRY_TO(fail, s, syi_heap_new(ctx, &run->heap));
+    SYI_TRY_TO(fail, s, syi_graph_new(ctx, run->engine, run->heap, &run->graph));
+    SYI_TRY_TO(fail, s, open_model(run, o));
+    if (o->adapter) SYI_TRY_TO(fail, s, syi_adapter_open(ctx, o->adapter, &run->adapter_dir));
+    SYI_TRY_TO(fail, s, syi_run_attach(run));
+    if (o->adapter && !o->plan_only) SYI_TRY_TO(fail, s, syi_run_adapter_load(run, &run->active[0], o->adapter));
+    syi_adapter_close(run->adapter_dir);
+    run->adapter_dir = NULL;
+    if (o->training) SYI_TRY_TO(fail, s, syi_run_make_states(run));
+    *out = run;
+    return SY_OK;
+fail:
+    sy_run_close(run);
+    return s;
+}
+
+void sy_run_close(sy_run *run)
+{
+    if (!run) return;
+    sy_context *ctx = run->ctx;
+    for (int i = 0; i < run->n_active; i++) sy_use_free(ctx, &run->active[i].use);
+    syi_adapter_close(run->adapter_dir);
+    syi_graph_free(run->graph);
+    syi_heap_free(run->heap);
+    sy_tokenizer_free(run->tokenizer);
+    syi_model_free(run->model);
+    syi_pages_free(ctx, run->grads);
+    syi_free(ctx, run->params);
+    syi_free(ctx, run->dims);
+    syi_free(ctx, run->micro_first);
+    syi_free(ctx, run->micro_sample);
+    syi_profile_free(run->profile);
+    syi_engine_free(run->engine);
+    syi_arena_free(run->arena);
+    syi_free(ctx, run);
+}
+
+/* -- planning ------------------------------------------------------------------------------------ */
+
+/* High-water mark of the step heap for a batch of that many tokens. */
+static sy_status plan_step(sy_run *run, int64_t tokens, bool training, int recompute, int64_t *bytes)
+{
+    syi_heap *heap = NULL;
+    sy_graph *g = NULL;
+    sy_status s = syi_heap_new(run->ctx, &heap);
+    if (s == SY_OK) s = syi_graph_new(run->ctx, run->engine, heap, &g);
+    if (s == SY_OK) {
+        syi_graph_options o;
+        s = syi_run_graph_options(run, training, true, &o);
+        o.recompute_blocks = recompute;
+        syi_graph_reset(g, &o);
+    }
+    if (s == SY_OK) {
+        sy_batch batch = {.rows = 1, .seq = tokens, .tokens = tokens, .trained = tokens, .samples = 1};
+        sy_node *loss = syi_run_build_loss(run, g, &batch, 1, NULL);
+        s = sy_graph_status(g);
+        if (s == SY_OK && training && sy_needs_grad(loss)) s = syi_graph_backward(g, loss, 1);
+        *bytes = syi_heap_peak(heap);
+    }
+    syi_graph_free(g);
+    syi_heap_free(heap);
+    return s;
+}
+
+/* Code, libraries and their tables as they are resident before any work: measured on
+ * x86-64 with oneDNN, OpenBLAS and LAPACK loaded, about the same for every model. */
+static const int64_t PROGRAM_BYTES = 48 << 20;
+
+static void plan_fixed(const sy_run *run, bool training, sy_plan *p)
+{
+    p->model = run->model->bytes;
+    p->parameters = p->optimizer = 0;
+    for (int i = 0; i < run->n_params; i++) {
+        const sy_param *q = run->params[i];
+        int64_t value = sy_tensor_bytes(&q->value);
+        if (q->owner) p->parameters += value + (q->compute.dtype != q->value.dtype ? sy_tensor_bytes(&q->compute) : 0);
+        if (q->trained && training) p->parameters += value; /* gradient */
+        for (int k = 0; training && k < q->n_state; k++) p->optimizer += sy_tensor_bytes(&q->state[k]);
+    }
+    int64_t held = run->options.plan_only ? 0 : run->model->bytes + p->parameters + p->optimizer;
+    p->other = PROGRAM_BYTES + syi_max(0, sy_memory_now(run->ctx) - held) + syi_engine_bytes(run->engine);
+}
+
+sy_status sy_run_plan(sy_run *run, int64_t tokens, bool training, sy_plan *out)
+{
+    sy_plan p = {.recompute_blocks = run->options.recompute_blocks, .micro_tokens = 0};
+    plan_fixed(run, training, &p);
+    int64_t limit = run->options.memory_limit, now = tokens;
+    for (;;) {
+        SYI_TRY(plan_step(run, now, training, p.recompute_blocks, &p.step));
+        p.total = p.model + p.parameters + p.optimizer + p.step + p.other;
+        if (limit <= 0 || p.total <= limit) break;
+        /* First everything is recomputed that can be, then the batch is cut. */
+        if (training && p.recompute_blocks >= 0 && p.recompute_blocks < run->model->blocks) {
+            p.recompute_blocks = (int)syi_min(run->model->blocks, p.recompute_blocks + syi_max(1, run->model->blocks / 4));
+            if (p.recompute_blocks == run->model->blocks) p.recompute_blocks = -1;
+        } else if (training && now > 64 && now / 2 * 2 == now) {
+            now /= 2;
+            p.micro_tokens = now;
+        } else {
+            char need[32], have[32];
+            *out = p;
+            return syi_fail(run->ctx, SY_E_MEMORY, "the plan needs %s (weights and parameters %s of it) and the limit is lower; use a smaller --batch or --seq, or raise --memory-limit",
+                            syi_human_bytes(need, p.total), syi_human_bytes(have, p.total - p.step));
+        }
+    }
+    *out = p;
+    return SY_OK;
+}
+
+sy_status sy_run_reserve(sy_run *run, const sy_plan *plan)
+{
+    if (run->options.plan_only) return syi_fail(run->ctx, SY_E_BUG, "a run opened with plan_only cannot work");
+    run->plan = *plan;
+    run->options.recompute_blocks = plan->recompute_blocks;
+    SYI_TRY(syi_heap_reserve(run->heap, plan->step));
+    if (!run->grads && run->options.training) {
+        int64_t bytes = 0;
+        for (int i = 0; i < run->n_params; i++)
+            if (run->params[i]->trained) bytes += syi_ceil_div(sy_tensor_bytes(&run->params[i]->value), 64) * 64;
+        run->grads = syi_pages(run->ctx, (size_t)syi_max(64, bytes));
+        if (!run->grads) return SY_E_MEMORY;
+        run->grad_bytes = bytes;
+        char *at = run->grads;
+        for (int i = 0; i < run->n_params; i++) {
+            sy_param *p = run->params[i];
+            if (!p->trained) continue;
+            p->grad = p->value;
+            p->grad.data = at;
+            at += syi_ceil_div(sy_tensor_bytes(&p->value), 64) * 64;
+        }
+    }
+    run->reserved = true;
+    return syi_run_refresh(run);
+}
+
+/* -- what is in it ----------------------------------------------------------------------------------- */
+
+const sy_tokenizer *sy_run_tokenizer(const sy_run *run) { return run->tokenizer; }
+const char *sy_run_chat_template(const sy_run *run) { return run->model->source->chat_template; }
+int32_t sy_run_eos(const sy_run *run) { return run->eos; }
+int32_t sy_run_bos(const sy_run *run) { return run->bos; }
+int64_t sy_run_parameters(const sy_run *run) { return run->model->n_scalars; }
+int64_t sy_run_context_length(const sy_run *run) { return run->model->context_length; }
+int64_t sy_run_vocabulary(const sy_run *run) { return run->model->vocab; }
+
+int64_t sy_run_trained(const sy_run *run)
+{
+    int64_t n = 0;
+    for (int i = 0; i < run->n_params; i++)
+        if (run->params[i]->trained) n += sy_tensor_count(&run->params[i]->value);
+    return n;
+}

@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Forward, backward, update: the ordinary step. */
+#include "run/run.h"
+
+#include "graph/ops.h"
+
+#include <math.h>
+
+sy_status syi_run_graph_options(const sy_run *run, bool training, bool planning, syi_graph_options *out)
+{
+    *out = (syi_graph_options){.dtype = run->options.dtype, .training = training, .planning = planning,
+                               .recompute_blocks = run->options.recompute_blocks, .seed = run->options.seed,
+                               .step = run->step * 65536 + run->micro, .profile = planning ? NULL : run->profile, .user = (void *)(uintptr_t)run};
+    return SY_OK;
+}
+
+static sy_node *head_node(sy_run *run, sy_graph *g)
+{
+    const sy_weight *w = run->model->head;
+    return w->param ? sy_leaf(g, w->param) : sy_const(g, &w->slot[0]);
+}
+
+sy_node *syi_run_build_loss(sy_run *run, sy_graph *g, const sy_batch *batch, double scale, sy_node **head)
+{
+    sy_model *m = run->model;
+    const sy_site *site = syi_model_role(m, -1, SY_ROLE_HEAD);
+    if (site && (site->n_wraps || site->bias)) {
+        sy_graph_fail(g, syi_fail(run->ctx, SY_E_UNSUPPORTED, "an adapter on the output head (%s) is not supported; leave it out of the targets or use modules-to-save", site->name));
+        return NULL;
+    }
+    /* An objective may build the loss; others may add to it. */
+    sy_node *total = NULL;
+    for (int i = 0; i < run->n_active; i++) {
+        syi_active *a = &run->active[i];
+        if (a->method->kind != SY_OBJECTIVE || !a->method->loss) continue;
+        sy_status s = a->method->loss(a->self, run, g, batch, &total);
+        if (s != SY_OK) sy_graph_fail(g, s);
+    }
+    if (!total) {
+        sy_node *h = m->arch->build(g, m, batch);
+        syi_head shape = {.tokens = batch->tokens, .hidden = m->hidden, .vocab = m->vocab, .target = batch->target, .weight = batch->weight, .scale = scale};
+        total = syi_op_head_loss(g, h, head_node(run, g), &shape);
+        if (head) *head = total;
+    }
+    for (int i = 0; i < run->n_active; i++) {
+        syi_active *a = &run->active[i];
+        if (a->method->kind == SY_OBJECTIVE || !a->method->loss) continue;
+        sy_status s = a->method->loss(a->self, run, g, batch, &total);
+        if (s != SY_OK) sy_graph_fail(g, s);
+    }
+    return total;
+}
+
+static double scalar(const sy_node *n)
+{
+    const sy_tensor *t = sy_value(n);
+    if (!t || !t->data) return 0;
+    return t->dtype == SY_F64 ? *(const double *)t->data : *(const float *)t->data;
+}
+
+static sy_status prepare(sy_run *run, const sy_batch *batch)
+{
+    if (!run->reserved) return syi_fail(run->ctx, SY_E_BUG, "run: sy_run_reserve comes before work");
+    int64_t most = 0;
+    for (int64_t t = 0; t < batch->tokens; t++) {
+        if (batch->ids[t] < 0 || batch->ids[t] >= run->model->vocab)
+            return syi_fail(run->ctx, SY_E_INPUT, "token id %d is outside the model's vocabulary of %lld; the tokenizer and the model do not belong together", batch->ids[t], (long long)run->model->vocab);
+        most = syi_max(most, batch->positions[t]);
+    }
+    return syi_model_positions(run->model, most + 1);
+}
+
+static sy_status forward(sy_run *run, const sy_batch *batch, bool training, double scale, sy_loss *out, float *nll)
+{
+    SYI_TRY(prepare(run, batch));
+    syi_graph_options o;
+    SYI_TRY(syi_run_graph_options(run, training, false, &o));
+    syi_graph_reset(run->graph, &o);
+    sy_node *head = NULL, *loss = syi_run_build_loss(run, run->graph, batch, scale, &head);
+    SYI_TRY(sy_graph_status(run->graph));
+    out->loss_sum = scalar(loss) / scale;
+    out->trained = batch->trained;
+    const sy_tensor *each = nll && head ? syi_node_aux(head, 0) : NULL;
+    for (int64_t t = 0; each && t < batch->tokens; t++) nll[t] = each->dtype == SY_F64 ? (float)((const double *)each->data)[t] : ((const float *)each->data)[t];
+    return training ? syi_graph_backward(run->graph, loss, 1) : SY_OK;
+}
+
+sy_status sy_run_loss(sy_run *run, const sy_batch *batch, sy_loss *out, float *nll)
+{
+    return forward(run, batch, false, 1, out, nll);
+}
+
+sy_status sy_run_backward(sy_run *run, const sy_batch *batch, double scale, sy_loss *out)
+{
+    return forward(run, batch, true, scale, out, NULL);
+}
+
+sy_status syi_run_refresh(sy_run *run)
+{
+    for (int i = 0; i < run->n_params; i++) {
+        sy_param *p = run->params[i];
+        if (!p->stale) continue;
+        if (p->compute.data != p->value.data)
+            SYI_TRY(syi_cast(run->engine, p->value.dtype, p->value.data, p->compute.dtype, p->compute.data, sy_tensor_count(&p->value)));
+        p->stale = false;
+    }
+    return SY_OK;
+}
+
+static sy_status call_all(sy_run *run, sy_when when)
+{
+    for (int i = 0; i < run->n_active; i++)
+        if (run->active[i].method->on) SYI_TRY(run->active[i].method->on(run->active[i].self, run, when));
+    return SY_OK;
+}
+
+/* -- masks: what a method froze keeps its bits ----------------------------------------------------- */
+
+static bool masked(const sy_param *p, int64_t i)
+{
+    if (p->mask_axis < 0) return !p->mask[i];
+    int64_t inner = 1;
+    for (int k = p->mask_axis + 1; k < p->value.rank; k++) inner *= p->value.dim[k];
+    return !p->mask[i / inner % p->value.dim[p->mask_axis]];
+}
+
+static void clear_masked(const sy_param *p)
+{
+    for (int64_t i = 0, n = sy_tensor_count(&p->value); i < n; i++)
+        if (masked(p, i)) {
+            if (p->grad.dtype == SY_F64) ((double *)p->grad.data)[i] = 0;
+            else ((float *)p->grad.data)[i] = 0;
+        }
+}
+
+static sy_status masked_update(sy_run *run, const syi_active *o, sy_param *p, double lr)
+{
+    size_t bytes = (size_t)sy_tensor_bytes(&p->value), one = p->value.dtype == SY_F64 ? 8 : 4;
+    char *before = syi_alloc(run->ctx, bytes);
+    if (!before) return SY_E_MEMORY;
+    memcpy(before, p->value.data, bytes);
+    sy_status s = o->method->update(o->self, run, p, lr);
+    for (int64_t i = 0, n = sy_tensor_count(&p->value); i < n; i++)
+        if (masked(p, i)) memcpy((char *)p->value.data + (size_t)i * one, before + (size_t)i * one, one);
+    syi_free(run->ctx, before);
+    return s;
+}
+
+/* -- update -------------------------------------------------------------------------------------------- */
+
+sy_status sy_run_update(sy_run *run, double lr, double clip, double *grad_norm)
+{
+    const syi_active *o = syi_run_active(run, SY_OPTIMIZER);
+    if (!o || !o->method->update) return syi_fail(run->ctx, SY_E_USAGE, "no optimizer given: a step needs one");
+    for (int i = 0; i < run->n_params; i++)
+        if (run->params[i]->trained && run->params[i]->mask) clear_masked(run->params[i]);
+    double sum = 0;
+    bool finite = true;
+    for (int i = 0; i < run->n_params; i++) {
+        const sy_param *p = run->params[i];
+        bool ok = true;
+        if (p->trained) sum += syi_sumsq(run->engine, p->grad.dtype, p->grad.data, sy_tensor_count(&p->grad), &ok);
+        finite = finite && ok;
+        if (!ok)
+            return syi_fail(run->ctx, SY_E_NUMERIC, "step %lld: the gradient of %s is not finite; try a lower --lr, --clip 1, or --dtype f32", (long long)run->step + 1, p->name);
+    }
+    double norm = sqrt(sum);
+    if (grad_norm) *grad_norm = norm;
+    if (clip > 0 && norm > clip) { /* as torch.nn.utils.clip_grad_norm_ */
+        double a = clip / (norm + 1e-6);
+        for (int i = 0; i < run->n_params; i++) {
+            sy_param *p = run->params[i];
+            if (p->trained) SYI_TRY(syi_axpy(run->engine, p->grad.dtype, a, p->grad.data, false, p->grad.data, sy_tensor_count(&p->grad)));
+        }
+    }
+    SYI_TRY(call_all(run, SY_GRAD));
+    for (int i = 0; i < run->n_params; i++) {
+        sy_param *p = run->params[i];
+        if (!p->trained) continue;
+        double rate = lr * syi_run_group_factor(run, p->group);
+        SYI_TRY(p->mask ? masked_update(run, o, p, rate) : o->method->update(o->self, run, p, rate));
+        p->stale = p->compute.data != p->value.data;
+    }
+    run->step++;
+    SYI_TRY(call_all(run, SY_UPDATED));
+    memset(run->grads, 0, (size_t)run->grad_bytes);
+    return syi_run_refresh(run);
+}
+
+/* Rows [from, from+rows) of a batch as a batch of its own. */
+static sy_status micro_batch(sy_run *run, const sy_batch *b, int64_t from, int64_t rows, sy_batch *out)
+{
+    int64_t t0 = from * b->seq, n = rows * b->seq;
+    if (run->micro_cap < n) {
+        syi_free(run->ctx, run->micro_first);
+        syi_free(run->ctx, run->micro_sample);
+        run->micro_cap = 0;
+        run->micro_first = syi_alloc(run->ctx, (size_t)n * sizeof *run->micro_first);
+        run->micro_sample = syi_alloc(run->ctx, (size_t)n * sizeof *run->micro_sample);
+        if (!run->micro_first || !run->micro_sample) return SY_E_MEMORY;
+        run->micro_cap = n;
+    }
+    *out = *b;
+    out->rows = rows;
+    out->tokens = n;
+    out->ids += t0;
+    out->positions += t0;
+    out->target += t0;
+    if (out->weight) out->weight += t0;
+    out->trained = 0;
+    int32_t base = b->sample ? b->sample[t0] : 0, last = base;
+    for (int64_t t = 0; t < n; t++) {
+        run->micro_first[t] = b->first[t0 + t] - (int32_t)t0;
+        if (b->sample) {
+            last = b->sample[t0 + t] > last ? b->sample[t0 + t] : last;
+            run->micro_sample[t] = b->sample[t0 + t] - base;
+        }
+        out->trained += out->target[t] >= 0;
+    }
+    out->first = run->micro_first;
+    if (b->sample) out->sample = run->micro_sample;
+    out->samples = last - base + 1;
+    return SY_OK;
+}
+
+sy_status sy_run_step_once(sy_run *run, const sy_batch *batch, double lr, double clip, sy_step_result *out)
+{
+    if (!run->options.training) return syi_fail(run->ctx, SY_E_BUG, "run: opened without training");
+    if (batch->trained <= 0) return syi_fail(run->ctx, SY_E_INPUT, "step %lld: no token of the batch carries loss", (long long)run->step + 1);
+    run->micro = 0;
+    SYI_TRY(call_all(run, SY_STEP));
+    SYI_TRY(syi_run_refresh(run));
+    int64_t rows = run->plan.micro_tokens > 0 ? syi_max(1, run->plan.micro_tokens / batch->seq) : batch->rows;
+    sy_loss sum = {0};
+    for (int64_t r = 0; r < batch->rows; r += rows, run->micro++) {
+        sy_batch part;
+        if (rows >= batch->rows) part = *batch;
+        else SYI_TRY(micro_batch(run, batch, r, syi_min(rows, batch->rows - r), &part));
+        if (part.trained == 0) continue;
+        sy_loss one;
+        SYI_TRY(sy_run_backward(run, &part, 1 / (double)batch->trained, &one));
+        sum.loss_sum += one.loss_sum;
+        sum.trained += one.trained;
+    }
+    run->micro = 0;
+    out->loss = sum.loss_sum / (double)batch->trained;
+    out->trained = sum.trained;
+    if (!isfinite(out->loss))
+        return syi_fail(run->ctx, SY_E_NUMERIC, "step %lld: the loss is not finite; try a lower --lr, --clip 1, or --dtype f32", (long long)run->step + 1);
+    return sy_run_update(run, lr, clip, &out->grad_norm);
+}
+
+/* -- logits ------------------------------------------------------------------------------------------------ */
+
+sy_status sy_run_logits(sy_run *run, const sy_batch *batch, sy_logits_sink *sink, void *self)
+{
+    SYI_TRY(prepare(run, batch));
+    syi_graph_options o;
+    SYI_TRY(syi_run_graph_options(run, false, false, &o));
+    syi_graph_reset(run->graph, &o);
+    sy_model *m = run->model;
+    sy_node *h = m->arch->build(run->graph, m, batch);
+    SYI_TRY(sy_graph_status(run->graph));
+    const sy_tensor *x = sy_value(h), *w = &m->head->slot[0];
+    sy_dtype wide = x->dtype == SY_F64 ? SY_F64 : SY_F32;
+    int64_t piece = syi_max(1, syi_min(batch->tokens, (32 << 20) / (m->vocab * 4)));
+    void *logits = syi_alloc(run->ctx, (size_t)(piece * m->vocab) * (wide == SY_F64 ? 12 : 4));
+    if (!logits) return SY_E_MEMORY;
+    float *out = wide == SY_F64 ? (float *)((double *)logits + piece * m->vocab) : logits;
+    sy_status s = SY_OK;
+    for (int64_t r = 0; s == SY_OK && r < batch->tokens; r += piece) {
+        int64_t n = syi_min(piece, batch->tokens - r);
+        const char *rows = (const char *)x->data + r * m->hidden * sy_dtype_block_bytes(x->dtype);
+        s = syi_gemm(run->engine, n, m->vocab, m->hidden, 1, (syi_mat){x->dtype, rows, m->hidden, false}, (syi_mat){w->dtype, w->data, m->hidden, true}, 0, wide, logits, m->vocab);
+        if (wide == SY_F64)
+            for (int64_t i = 0; i < n * m->vocab; i++) out[i] = (float)((const double *)logits)[i];
+        if (s == SY_OK) s = sink(self, r, n, out);
+    }
+    syi_free(run->ctx, logits);
+    return s;
+}
