@@ -88,8 +88,8 @@ static sy_status tell(sy_run *run, const int32_t *ids, int64_t n, shown *before,
         return SY_OK;
     }
     char *text;
-    int64_t whole;
-    SYI_TRY(sy_detokenize(run->ctx, run->tokenizer, ids, n, true, &text, &whole));
+    int64_t len, whole;
+    SYI_TRY(sy_detokenize(run->ctx, run->tokenizer, ids, n, true, &text, &len, &whole));
     int64_t fresh = syi_max(0, whole - before->len);
     *go_on = fn(self, ids[n - 1], text + whole - fresh, fresh);
     before->len = whole;
