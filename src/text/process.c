@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Post-processors: trim offsets, put the template's tokens around a text. They
+ * work on the encoder's arrays. */
+#include "text.h"
+
+/* -- ByteLevel: offsets without the spaces that a token begins or ends with ----- */
+
+static sy_status parse_byte_level(syi_load *l, const json_t *j, const char *path, syi_stage *s)
+{
+    SYI_TRY(syi_want_bool(l, j, path, "trim_offsets", -1, &s->trim));
+    return syi_want_bool(l, j, path, "add_prefix_space", -1, &s->prefix_space);
+}
+
+/* Spaces at the ends of an added token as it stood in the text (with what its
+ * lstrip and rstrip took along). */
+static void spaces_of(const uint8_t *s, int64_t begin, int64_t end, int64_t *lead, int64_t *trail)
+{
+    uint32_t cp;
+    int64_t b, f;
+    *lead = *trail = 0;
+    for (int64_t i = begin; i < end; ++*lead) {
+        int k = syi_utf8_decode(s + i, end - i, &cp);
+        if (k == 0 || !syi_is_space(cp)) break;
+        i += k;
+    }
+    for (int64_t i = end; i > begin; ++*trail) {
+        syi_utf8_cover(s, end, i - 1, &b, &f);
+        if (syi_utf8_decode(s + b, f - b, &cp) == 0 || !syi_is_space(cp)) break;
+        i = b;
+    }
+}
+
+static sy_status trim_offsets(syi_encoder *e, const syi_stage *s, bool add)
+{
+    (void)add;
+    if (!s->trim || !e->offsets) return SY_OK;
+    for (int64_t i = 0; i < e->n; i++) {
+        const syi_entry *t = &e->t->entry[e->id[i]];
+        int64_t lead = t->lead, trail = t->trail, b, f;
+        if (t->added) spaces_of(e->text, e->begin[i], e->end[i], &lead, &trail);
+        bool first = i == 0 || e->begin[i] == 0;
+        if (first && s->prefix_space && lead == 1) lead = 0; /* the one that was put there */
+        for (; lead > 0 && e->begin[i] < e->end[i]; lead--) {
+            syi_utf8_cover(e->text, e->len, e->begin[i], &b, &f);
+            e->begin[i] = syi_min(f, e->end[i]);
+        }
+        for (; trail > 0 && e->end[i] > e->begin[i]; trail--) {
+            syi_utf8_cover(e->text, e->len, e->end[i] - 1, &b, &f);
+            e->end[i] = syi_max(b, e->begin[i]);
+        }
+    }
+    return SY_OK;
+}
+
+/* -- TemplateProcessing, for one text --------------------------------------------- */
+
+static sy_status bad(syi_load *l, const char *path, const char *what)
+{
+    return syi_fail(l->ctx, SY_E_INPUT, "%s: %s: %s", l->where, path, what);
+}
+
+static sy_status append(syi_load *l, const char *path, const json_t *ids, int32_t **list, int64_t *n)
+{
+    if (!json_is_array(ids)) return bad(l, path, "a special token of the template has no \"ids\"");
+    size_t more = json_array_size(ids);
+    int32_t *grown = syi_realloc(l->ctx, *list, ((size_t)*n + more) * sizeof **list);
+    if (grown == NULL) return SY_E_MEMORY;
+    *list = grown;
+    for (size_t i = 0; i < more; i++) {
+        const json_t *id = json_array_get(ids, i);
+        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= l->t->size)
+            return bad(l, path, "an id of a special token is not in the vocabulary");
+        (*list)[(*n)++] = (int32_t)json_integer_value(id);
+    }
+    return SY_OK;
+}
+
+static sy_status parse_template(syi_load *l, const json_t *j, const char *path, syi_stage *s)
+{
+    const json_t *single = json_object_get(j, "single"), *special = json_object_get(j, "special_tokens");
+    if (!json_is_array(single)) return bad(l, path, "expected \"single\": a list of SpecialToken and Sequence");
+    bool after = false;
+    for (size_t i = 0; i < json_array_size(single); i++) {
+        const json_t *item = json_array_get(single, i), *token = json_object_get(item, "SpecialToken");
+        if (json_object_get(item, "Sequence") != NULL) {
+            if (after) return bad(l, path, "\"single\" has more than one Sequence");
+            after = true;
+            continue;
+        }
+        const char *id = json_string_value(json_object_get(token, "id"));
+        if (id == NULL) return bad(l, path, "an item of \"single\" is neither SpecialToken nor Sequence");
+        const json_t *ids = json_object_get(json_object_get(special, id), "ids");
+        SYI_TRY(after ? append(l, path, ids, &s->added.after, &s->added.n_after)
+                      : append(l, path, ids, &s->added.before, &s->added.n_before));
+    }
+    return after ? SY_OK : bad(l, path, "\"single\" has no Sequence");
+}
+
+static void insert(syi_encoder *e, int64_t at, const int32_t *id, int64_t n)
+{
+    size_t rest = (size_t)(e->n - at) * sizeof *e->begin;
+    if (n == 0) return;
+    memmove(e->id + at + n, e->id + at, rest / sizeof *e->begin * sizeof *e->id);
+    memcpy(e->id + at, id, (size_t)n * sizeof *id);
+    if (e->offsets) {
+        memmove(e->begin + at + n, e->begin + at, rest);
+        memmove(e->end + at + n, e->end + at, rest);
+        for (int64_t i = at; i < at + n; i++) e->begin[i] = e->end[i] = 0;
+    }
+    e->n += n;
+}
+
+static sy_status apply_template(syi_encoder *e, const syi_stage *s, bool add)
+{
+    if (!add) return SY_OK;
+    SYI_TRY(syi_encoder_room(e, s->added.n_before + s->added.n_after));
+    insert(e, 0, s->added.before, s->added.n_before);
+    insert(e, e->n, s->added.after, s->added.n_after);
+    return SY_OK;
+}
+
+const syi_component syi_postprocessors[] = {
+    {"ByteLevel", parse_byte_level, {.process = trim_offsets}},
+    {"TemplateProcessing", parse_template, {.process = apply_template}},
+    {NULL, NULL, {.process = NULL}},
+};

@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of src/text share: the tokenizer's parts as tables of rows
+ * (one row a component: how it is parsed, how it runs), the encoder that runs
+ * them, Unicode helpers, and chat templates parsed once. Internal.
+ *
+ * A text goes through: added tokens found in the raw text -> normalizers ->
+ * added tokens found in the normalized text -> pre-tokenizers, which hand
+ * pieces on one by one, never as a list -> the model, which emits tokens ->
+ * post-processors. A new component is a function and a row. */
+#ifndef SYI_TEXT_TEXT_H
+#define SYI_TEXT_TEXT_H
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include "base/base.h"
+#include "steelyard/text.h"
+#include <jansson.h>
+#include <pcre2.h>
+
+/* -- unicode.c ------------------------------------------------------------- */
+/* Length of the well-formed character at s (n bytes are there), its code point
+ * in *cp; 0 if the bytes are not UTF-8 (overlong and surrogates included). */
+int syi_utf8_decode(const uint8_t *s, int64_t n, uint32_t *cp);
+int syi_utf8_encode(uint32_t cp, uint8_t out[4]);
+bool syi_utf8_valid(const uint8_t *s, int64_t n);
+/* Bytes of s that are left when a character cut off at its end is left out. */
+int64_t syi_utf8_complete(const uint8_t *s, int64_t n);
+/* Where the character that covers byte i begins and ends; a byte that is not
+ * part of a well-formed character is its own. */
+void syi_utf8_cover(const uint8_t *s, int64_t n, int64_t i, int64_t *begin, int64_t *end);
+bool syi_is_space(uint32_t cp);       /* White_Space                            */
+bool syi_is_numeric(uint32_t cp);     /* N*                                     */
+bool syi_is_punctuation(uint32_t cp); /* P*, and ASCII's own notion             */
+bool syi_is_word(uint32_t cp);        /* \w: Alphabetic, M*, Nd, Pc, joiners    */
+/* The byte <-> character map of byte-level models. */
+uint32_t syi_byte_char(uint8_t byte);
+int syi_char_byte(uint32_t cp);       /* -1: none */
+
+/* -- regex.c ---------------------------------------------------------------- */
+/* A pattern written for Oniguruma (what tokenizer.json holds), compiled by
+ * PCRE2 with the same meaning: \s, \w, \h and line anchors as there. */
+typedef struct syi_regex syi_regex;
+sy_status syi_regex_new(sy_context *ctx, const char *pattern, size_t len, bool literal, const char *where, syi_regex **out);
+void syi_regex_free(syi_regex *r);
+/* What matching needs to write on: one per encoder. */
+typedef struct syi_matcher syi_matcher;
+sy_status syi_matcher_new(sy_context *ctx, syi_matcher **out);
+void syi_matcher_free(syi_matcher *m);
+/* All matches in s from left to right, an empty one never right after another
+ * match. valid: s is known to be UTF-8; otherwise malformed bytes match nothing
+ * and bound what the pattern sees. */
+typedef struct {
+    syi_matcher *m;
+    const syi_regex *r;
+    const uint8_t *s;
+    int64_t n, at, last, run_begin, run_end;
+} syi_matches;
+void syi_matches_begin(syi_matches *it, syi_matcher *m, const syi_regex *r, const uint8_t *s, int64_t n, bool valid);
+sy_status syi_matches_next(syi_matches *it, bool *found, int64_t *begin, int64_t *end);
+
+/* -- pieces ------------------------------------------------------------------ */
+typedef struct { int32_t begin, end; } syi_span;
+
+/* Text on its way to the model. Without a map, byte i is byte base+i of the
+ * input; with one, it stems from bytes base+[map[i].begin, map[i].end). */
+typedef struct {
+    const uint8_t *s;
+    int64_t n;
+    const syi_span *map;
+    int64_t base;
+} syi_piece;
+static inline syi_piece syi_piece_cut(const syi_piece *p, int64_t begin, int64_t end)
+{
+    return (syi_piece){p->s + begin, end - begin, p->map ? p->map + begin : NULL, p->map ? p->base : p->base + begin};
+}
+
+/* Text that was changed, with its map. */
+typedef struct { uint8_t *s; syi_span *map; int64_t n, cap_s, cap_map; } syi_buffer;
+/* Appends bytes that all stem from `span`; appends a piece with its own map (its
+ * base must be the one that the buffer's map counts from); both fail above 2 GiB. */
+sy_status syi_buffer_add(sy_context *ctx, syi_buffer *b, const uint8_t *s, int64_t n, syi_span span);
+sy_status syi_buffer_copy(sy_context *ctx, syi_buffer *b, const syi_piece *p);
+/* Where byte i of a piece stems from, relative to its base. */
+syi_span syi_piece_span(const syi_piece *p, int64_t i);
+void syi_buffer_free(sy_context *ctx, syi_buffer *b);
+
+/* -- components ---------------------------------------------------------------- */
+typedef enum { SYI_REMOVED, SYI_ISOLATED, SYI_MERGED_PREVIOUS, SYI_MERGED_NEXT, SYI_CONTIGUOUS } syi_behavior;
+enum { SYI_MAX_STAGES = 32 };
+
+typedef struct syi_encoder syi_encoder;
+typedef struct syi_stage syi_stage;
+typedef struct syi_component syi_component;
+
+/* One step of a pipeline; which fields mean something depends on its kind. */
+struct syi_stage {
+    const syi_component *kind;
+    syi_regex *regex;
+    char *text;             /* replacement, prefix, suffix                          */
+    int64_t text_len;
+    int64_t start, stop;    /* decoder Strip                                        */
+    uint32_t cp;            /* one character: delimiter, Strip's content            */
+    syi_behavior behavior;
+    bool invert, left, right, split, trim, prefix_space, use_regex;
+    enum { SYI_PREPEND_ALWAYS, SYI_PREPEND_FIRST, SYI_PREPEND_NEVER } scheme;
+    struct { int32_t *before, *after; int64_t n_before, n_after; } added; /* TemplateProcessing */
+};
+
+/* The pieces, in order, as decoders pass them on. */
+typedef struct { uint8_t *s; int64_t *end; int64_t n, len, cap_s, cap_end; } syi_pieces;
+
+typedef struct {
+    sy_context *ctx;
+    sy_tokenizer *t;
+    const char *where;
+    int depth;              /* of sequences inside sequences                        */
+} syi_load;
+
+/* A row. Kinds that stand for several steps (Sequence) have no run function. */
+struct syi_component {
+    const char *type;
+    sy_status (*parse)(syi_load *l, const json_t *j, const char *path, syi_stage *s);
+    union {
+        sy_status (*normalize)(syi_encoder *e, const syi_stage *s, const syi_piece *in, syi_buffer *out, bool *changed);
+        sy_status (*split)(syi_encoder *e, const syi_stage *s, int at, const syi_piece *in);
+        sy_status (*process)(syi_encoder *e, const syi_stage *s, bool add);
+        sy_status (*decode)(sy_context *ctx, const syi_stage *s, const syi_pieces *in, syi_pieces *out);
+    } run;
+};
+extern const syi_component syi_normalizers[], syi_pretokenizers[], syi_postprocessors[], syi_decoders[];
+
+typedef struct { syi_stage stage[SYI_MAX_STAGES]; int n; } syi_pipeline;
+
+/* Helpers of parse functions (tokenizer_load.c): errors name file and path. */
+sy_status syi_want_bool(syi_load *l, const json_t *j, const char *path, const char *key, int def, bool *out);
+sy_status syi_want_string(syi_load *l, const json_t *j, const char *path, const char *key, const char *def, char **out,
+                          int64_t *len);
+sy_status syi_want_char(syi_load *l, const json_t *j, const char *path, const char *key, uint32_t *out);
+/* "pattern": {"String": s} or {"Regex": s} */
+sy_status syi_want_pattern(syi_load *l, const json_t *j, const char *path, syi_regex **out);
+sy_status syi_want_behavior(syi_load *l, const json_t *j, const char *path, const char *def, syi_behavior *out);
+
+/* -- added tokens (added.c) ------------------------------------------------------ */
+typedef struct {
+    int32_t id;
+    char *content;
+    int64_t len;
+    bool single_word, lstrip, rstrip, normalized, special;
+} syi_added;
+
+typedef struct syi_trie syi_trie;
+sy_status syi_trie_new(sy_context *ctx, syi_trie **out);
+void syi_trie_free(syi_trie *t);
+sy_status syi_trie_add(syi_trie *t, const uint8_t *s, int64_t n, int32_t value);
+/* The leftmost, then longest entry at or after `from`; false if there is none. */
+bool syi_trie_next(const syi_trie *t, const uint8_t *s, int64_t n, int64_t from, int64_t *begin, int64_t *end, int32_t *value);
+
+/* -- the model (bpe.c) --------------------------------------------------------------- */
+typedef struct { uint64_t key; int32_t rank, id; } syi_merge;
+typedef struct {
+    syi_merge *merge;       /* open addressing                                       */
+    uint64_t mask;
+    syi_map *raw;           /* ignore_merges of a byte-level model: bytes -> id       */
+    int32_t byte[256];      /* id of each byte alone; byte-level models               */
+    int32_t fallback[256];  /* id of <0xNN>, or -1                                    */
+    bool bytewise;          /* the plain byte-level case: bytes are symbols           */
+    bool byte_fallback, fuse_unk, ignore_merges;
+    int32_t unk;            /* -1: none                                              */
+    char *prefix, *suffix;  /* NULL if empty                                         */
+    int64_t prefix_len, suffix_len;
+} syi_bpe;
+sy_status syi_bpe_parse(syi_load *l, const json_t *model);
+void syi_bpe_free(sy_context *ctx, syi_bpe *m);
+sy_status syi_bpe_run(syi_encoder *e, const syi_piece *p);
+
+/* Another model is a row here (tokenizer_load.c) and its functions. */
+typedef struct {
+    const char *type;
+    sy_status (*parse)(syi_load *l, const json_t *model);
+    sy_status (*run)(syi_encoder *e, const syi_piece *p);
+} syi_model;
+
+/* -- the tokenizer --------------------------------------------------------------------- */
+typedef struct {
+    int64_t at;             /* of the content in the pool, -1: no such id             */
+    int32_t len;
+    int32_t chars;          /* characters: bytes of the input, for byte-level tokens   */
+    uint16_t lead, trail;   /* spaces at its ends, for trim_offsets                    */
+    bool added, special;
+} syi_entry;
+
+struct sy_tokenizer {
+    sy_context *ctx;
+    syi_map *ids;           /* content -> id                                         */
+    syi_entry *entry;       /* [size]                                                */
+    int64_t size, cap_entry;
+    char *pool;
+    int64_t pool_len, cap_pool;
+    syi_pipeline normalizer, pretokenizer, processor, decoder;
+    bool has_decoder;
+    bool byte_level;        /* the last pre-tokenizer is ByteLevel                    */
+    const syi_model *model;
+    syi_bpe bpe;
+    syi_added *added;
+    int64_t n_added;
+    syi_trie *raw, *normalized; /* added tokens, by index; NULL: none                 */
+};
+sy_status syi_tokenizer_add_entry(syi_load *l, const char *content, size_t len, int64_t id);
+/* From parsed JSON, which is borrowed. */
+sy_status syi_tokenizer_from_json(sy_context *ctx, const json_t *j, const char *where, sy_tokenizer **out);
+
+/* -- the encoder (encode.c) --------------------------------------------------------------- */
+/* All that encoding writes on. The tokenizer is read-only: one encoder a thread,
+ * each with a context of its own, share it. Tokens are appended to the arrays. */
+enum { SYI_CACHE_KEY = 30, SYI_CACHE_IDS = 8 };
+typedef struct { uint8_t len, n, key[SYI_CACHE_KEY]; int32_t id[SYI_CACHE_IDS]; } syi_cached; /* one cache line */
+typedef struct { int32_t id, len, prev, next; } syi_symbol;
+typedef struct { uint64_t order; int32_t id; int32_t at; } syi_candidate; /* order: rank, then position */
+
+struct syi_encoder {
+    sy_context *ctx;
+    const sy_tokenizer *t;
+    syi_matcher *matcher;
+    const uint8_t *text;    /* the whole input                                       */
+    int64_t len;
+    bool valid;             /* the input is UTF-8                                     */
+    int32_t *id;            /* [n]                                                   */
+    int64_t *begin, *end;   /* [n], NULL if offsets are not wanted                    */
+    int64_t n, cap_id, cap_begin, cap_end;
+    bool offsets;
+    syi_cached *cache;      /* words met before; grows with what was encoded          */
+    int64_t cache_slots, seen;
+    syi_buffer buffer[2];             /* normalizers write from one to the other      */
+    syi_buffer rewrite[SYI_MAX_STAGES];
+    syi_symbol *symbol;
+    int64_t cap_symbol;
+    syi_candidate *heap;
+    int64_t cap_heap;
+};
+sy_status syi_encoder_new(sy_context *ctx, const sy_tokenizer *t, syi_encoder **out);
+void syi_encoder_free(syi_encoder *e);
+/* Replaces what e->id holds with the tokens of the text. trim: offsets as the
+ * post-processors want them (without the spaces at the ends of a token). */
+sy_status syi_encode(syi_encoder *e, const char *text, int64_t len, bool special, bool add, bool offsets, bool trim);
+/* For the stages: hands a piece to stage `at` or, after the last, to the model. */
+sy_status syi_encode_piece(syi_encoder *e, int at, const syi_piece *p);
+/* For the model: a token for bytes [begin,end) of the piece. */
+sy_status syi_emit(syi_encoder *e, int32_t id, const syi_piece *p, int64_t begin, int64_t end);
+sy_status syi_encoder_room(syi_encoder *e, int64_t more); /* in the arrays */
+sy_status syi_emit_many(syi_encoder *e, const int32_t *id, int64_t n, const syi_piece *p);
+
+/* -- chat templates (chat.c) ------------------------------------------------------------------ */
+typedef struct syi_chat syi_chat;
+/* Parsed once, rendered often; read-only after parsing. NULL text: ChatML. */
+sy_status syi_chat_parse(sy_context *ctx, const char *jinja, size_t len, const char *where, syi_chat **out);
+void syi_chat_free(syi_chat *c);
+/* `variables`: an object; `messages`: an array. Both borrowed. */
+sy_status syi_chat_run(sy_context *ctx, const syi_chat *c, const json_t *variables, const json_t *messages, size_t n,
+                       bool add_generation_prompt, syi_text *out);
+
+#endif
