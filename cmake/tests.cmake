@@ -47,3 +47,13 @@ foreach(source ${SY_TEST_SCRIPTS})
   add_test(NAME ${name} COMMAND bash ${source} WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR})
   set_tests_properties(${name} PROPERTIES TIMEOUT ${SY_TEST_TIMEOUT} ENVIRONMENT "${SY_TEST_ENVIRONMENT}")
 endforeach()
+
+# Programs that comparisons with other tools talk to: tests/referee/*.c
+file(GLOB SY_REFEREES CONFIGURE_DEPENDS ${SY_TEST_ROOT}/referee/*.c)
+foreach(source ${SY_REFEREES})
+  get_filename_component(name ${source} NAME_WE)
+  add_executable(referee.${name} ${source})
+  set_target_properties(referee.${name} PROPERTIES OUTPUT_NAME ${name} RUNTIME_OUTPUT_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/referee)
+  target_include_directories(referee.${name} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/src ${SY_TEST_ROOT})
+  target_link_libraries(referee.${name} PRIVATE ${SY_STATIC} sy_dependencies)
+endforeach()
