@@ -4,32 +4,68 @@
  * with other flags; cpu_plain.c is what the others are tested against.
  *
  * All functions here work on one thread over the range that they are given; who
- * calls them cuts the work (elementwise.c, norm.c, gemm.c). */
+ * calls them cuts the work (elementwise.c, norm.c, gemm.c). Functions that come by
+ * type are indexed by syi_type: f32, bf16, f64 (f64: plain code in cpu_f64.c, the
+ * same in every row). Sums and per-feature vectors are f32 for f32 and bf16, f64 for
+ * f64. */
 #ifndef SYI_CPU_H
 #define SYI_CPU_H
 
-#include "base/base.h"
+#include "tensor/kernels.h"
 
 typedef enum { SYI_ISA_PLAIN, SYI_ISA_NEON, SYI_ISA_AVX2, SYI_ISA_AVX512, SYI_ISA_AVX512_BF16 } syi_isa;
+
+enum { SYI_T_F32, SYI_T_BF16, SYI_T_F64, SYI_T_COUNT };
 
 /* Rank-r gradients (gemm_outer.c): columns of a strip, largest rank. */
 enum { SYI_OUTER_COLS = 48, SYI_OUTER_RANK = 64 };
 
+/* Factors of one AdamW step, as the loop wants them. */
+typedef struct { float keep, beta1, beta2, one_beta1, one_beta2, step, root2, eps; } syi_adamw_factors;
+
 typedef struct {
     const char *name; /* as in STEELYARD_CPU */
     syi_isa isa;
-    /* out[i, r] = x[i,:] . w[r,:] for r < rows, i < m <= 4; f32 sums. */
+
+    /* gemm.c: out[i, r] = x[i,:] . w[r,:] for r < rows, i < m <= 4; f32 sums. */
     void (*gemv_f32)(int m, int64_t rows, int64_t k, const float *x, int64_t ldx, const float *w, int64_t ldw, float *out, int64_t ldo);
     void (*gemv_bf16)(int m, int64_t rows, int64_t k, const float *x, int64_t ldx, const uint16_t *w, int64_t ldw, float *out, int64_t ldo);
-    void (*from_bf16)(const uint16_t *x, float *y, int64_t n);
-    void (*to_bf16)(const float *x, uint16_t *y, int64_t n);
-    /* out[r, 48] = S[k, r]^T X[k, cols <= 48]; S as outer_pack left it (k*r words). */
+    /* gemm_outer.c: out[r, 48] = S[k, r]^T X[k, cols <= 48]; S as outer_pack left it
+     * (k*r words). */
     void (*outer_pack_f32)(int64_t k, int64_t r, const float *s, int64_t lds, uint32_t *out);
     void (*outer_pack_bf16)(int64_t k, int64_t r, const uint16_t *s, int64_t lds, uint32_t *out);
     void (*outer_f32)(int64_t k, int64_t r, const uint32_t *s, const float *x, int64_t ldx, int64_t cols, float *out);
     void (*outer_bf16)(int64_t k, int64_t r, const uint32_t *s, const uint16_t *x, int64_t ldx, int64_t cols, float *out);
-    void (*axpy_f32)(float a, const float *x, bool add, float *y, int64_t n);
-    void (*axpy_bf16)(float a, const uint16_t *x, bool add, uint16_t *y, int64_t n);
+
+    void (*from_bf16)(const uint16_t *x, float *y, int64_t n);
+    void (*to_bf16)(const float *x, uint16_t *y, int64_t n);
+    void (*adamw)(const syi_adamw_factors *f, float *value, const float *grad, float *m, float *v, int64_t n);
+
+    /* y = (add ? y : 0) + a*x */
+    void (*axpy[SYI_T_COUNT])(double a, const void *x, bool add, void *y, int64_t n);
+    /* y += x; [type of x][type of y], f32 and bf16 */
+    void (*accumulate[2][2])(const void *x, void *y, int64_t n);
+    /* z = x + a*y */
+    void (*add[SYI_T_COUNT])(double a, const void *x, const void *y, void *z, int64_t n);
+    void (*combine[SYI_T_COUNT])(syi_combination op, double a, const void *x, const void *y, const void *w, bool add, void *z, int64_t n);
+    /* y[r,c] = (add ? y : 0) + x[r,c] * s[c] */
+    void (*scale_cols[SYI_T_COUNT])(const void *x, const void *s, bool add, void *y, int64_t rows, int64_t cols);
+    void (*add_bias[SYI_T_COUNT])(const void *b, void *y, int64_t rows, int64_t cols);
+    /* sum[c] = sum over rows of x[r,c] (* y[r,c]); y may be NULL. */
+    void (*col_sums[SYI_T_COUNT])(const void *x, const void *y, void *sum, int64_t rows, int64_t cols);
+    /* y = (add ? y : 0) + (u >= p ? x / (1-p) : 0), u uniform numbers */
+    void (*dropout[SYI_T_COUNT])(const float *u, double p, const void *x, bool add, void *y, int64_t n);
+    void (*rmsnorm[SYI_T_COUNT])(const void *x, const void *w, double eps, void *y, void *rstd, int64_t rows, int64_t cols);
+    /* dw (may be NULL): partial sums of these rows, overwritten; dx may be NULL. */
+    void (*rmsnorm_grad[SYI_T_COUNT])(const void *dy, const void *x, const void *w, const void *rstd, bool add, void *dx, void *dw,
+                                      int64_t rows, int64_t cols);
+    void (*swiglu[SYI_T_COUNT])(const void *gate, const void *up, void *y, int64_t n);
+    void (*swiglu_grad[SYI_T_COUNT])(const void *dy, const void *gate, const void *up, bool add_gate, void *dgate, bool add_up, void *dup,
+                                     int64_t n);
+    void (*rope[SYI_T_COUNT])(const void *x, const int32_t *pos, const void *cos_t, const void *sin_t, bool inverse, bool add, void *y,
+                              int64_t tokens, int64_t heads, int64_t dim);
+    /* Sum of x*y in f64; y NULL: of x. */
+    double (*dot[SYI_T_COUNT])(const void *x, const void *y, int64_t n);
 } syi_cpu;
 
 extern const syi_cpu syi_cpu_plain, syi_cpu_neon, syi_cpu_avx2, syi_cpu_avx512, syi_cpu_avx512_bf16;
@@ -39,5 +75,22 @@ extern const syi_cpu syi_cpu_plain, syi_cpu_neon, syi_cpu_avx2, syi_cpu_avx512, 
 sy_status syi_cpu_pick(sy_context *ctx, const syi_cpu **out, bool *forced);
 /* NULL: not in this build, or this processor lacks it. */
 const syi_cpu *syi_cpu_find(const char *name);
+
+/* cpu_f64.c */
+void syi_axpy_f64(double a, const void *x, bool add, void *y, int64_t n);
+void syi_add_f64(double a, const void *x, const void *y, void *z, int64_t n);
+void syi_combine_f64(syi_combination op, double a, const void *x, const void *y, const void *w, bool add, void *z, int64_t n);
+void syi_scale_cols_f64(const void *x, const void *s, bool add, void *y, int64_t rows, int64_t cols);
+void syi_add_bias_f64(const void *b, void *y, int64_t rows, int64_t cols);
+void syi_col_sums_f64(const void *x, const void *y, void *sum, int64_t rows, int64_t cols);
+void syi_dropout_f64(const float *u, double p, const void *x, bool add, void *y, int64_t n);
+void syi_rmsnorm_f64(const void *x, const void *w, double eps, void *y, void *rstd, int64_t rows, int64_t cols);
+void syi_rmsnorm_grad_f64(const void *dy, const void *x, const void *w, const void *rstd, bool add, void *dx, void *dw, int64_t rows,
+                          int64_t cols);
+void syi_swiglu_f64(const void *gate, const void *up, void *y, int64_t n);
+void syi_swiglu_grad_f64(const void *dy, const void *gate, const void *up, bool add_gate, void *dgate, bool add_up, void *dup, int64_t n);
+void syi_rope_f64(const void *x, const int32_t *pos, const void *cos_t, const void *sin_t, bool inverse, bool add, void *y, int64_t tokens,
+                  int64_t heads, int64_t dim);
+double syi_dot_f64(const void *x, const void *y, int64_t n);
 
 #endif

@@ -95,17 +95,59 @@ static void to_bf16(const float *x, bf16 *y, int64_t n)
 
 #include "tensor/cpu_outer.h"
 
+/* value *= keep; m += (g - m)(1 - b1); v = b2 v + (1 - b2) g g; value -= step m /
+ * (sqrt(v)/root2 + eps): torch.optim.AdamW's operations in its order. */
+static void adamw(const syi_adamw_factors *f, float *value, const float *grad, float *m, float *v, int64_t n)
+{
+    vf keep = vset(f->keep), beta2 = vset(f->beta2), d1 = vset(f->one_beta1), d2 = vset(f->one_beta2);
+    vf step = vset(-f->step), root2 = vset(f->root2), eps = vset(f->eps);
+    for (int64_t i = 0; i < n; i += VW) {
+        int64_t rest = n - i;
+        bool full = rest >= VW;
+        vf g = full ? vload_f32(grad + i) : vload_f32_part(grad + i, rest);
+        vf w = full ? vload_f32(value + i) : vload_f32_part(value + i, rest);
+        vf a = full ? vload_f32(m + i) : vload_f32_part(m + i, rest);
+        vf b = full ? vload_f32(v + i) : vload_f32_part(v + i, rest);
+        a += (g - a) * d1;
+        b = b * beta2 + d2 * g * g;
+        w = w * keep + step * a / (vsqrt(b) / root2 + eps);
+        if (full) {
+            vstore_f32(value + i, w);
+            vstore_f32(m + i, a);
+            vstore_f32(v + i, b);
+        } else {
+            vstore_f32_part(value + i, w, rest);
+            vstore_f32_part(m + i, a, rest);
+            vstore_f32_part(v + i, b, rest);
+        }
+    }
+}
+
+#define BY_TYPE(f) {f##_f32, f##_bf16, syi_##f##_f64}
 const syi_cpu CPU_ROW = {
     .name = CPU_NAME,
     .isa = CPU_ISA,
     .gemv_f32 = gemv_f32,
     .gemv_bf16 = gemv_bf16,
-    .from_bf16 = from_bf16,
-    .to_bf16 = to_bf16,
     .outer_pack_f32 = outer_pack_f32,
     .outer_pack_bf16 = outer_pack_bf16,
     .outer_f32 = outer_f32,
     .outer_bf16 = outer_bf16,
-    .axpy_f32 = axpy_f32,
-    .axpy_bf16 = axpy_bf16,
+    .from_bf16 = from_bf16,
+    .to_bf16 = to_bf16,
+    .adamw = adamw,
+    .axpy = BY_TYPE(axpy),
+    .accumulate = {{accumulate_f32_f32, accumulate_bf16_f32}, {accumulate_f32_bf16, accumulate_bf16_bf16}},
+    .add = BY_TYPE(add),
+    .combine = BY_TYPE(combine),
+    .scale_cols = BY_TYPE(scale_cols),
+    .add_bias = BY_TYPE(add_bias),
+    .col_sums = BY_TYPE(col_sums),
+    .dropout = BY_TYPE(dropout),
+    .rmsnorm = BY_TYPE(rmsnorm),
+    .rmsnorm_grad = BY_TYPE(rmsnorm_grad),
+    .swiglu = BY_TYPE(swiglu),
+    .swiglu_grad = BY_TYPE(swiglu_grad),
+    .rope = BY_TYPE(rope),
+    .dot = BY_TYPE(dot),
 };

@@ -48,7 +48,7 @@ sy_status syi_outer(syi_engine *e, int64_t m, int64_t n, int64_t k, double alpha
             float *sum = part + q * sums;
             for (int64_t step = 1; step < pieces; step *= 2)
                 for (int64_t p = 0; p + step < pieces; p += 2 * step)
-                    cpu->axpy_f32(1, sum + (p + step) * strips * sums, true, sum + p * strips * sums, sums);
+                    cpu->axpy[SYI_T_F32](1, sum + (p + step) * strips * sums, true, sum + p * strips * sums, sums);
             int64_t first = q * SYI_OUTER_COLS, width = syi_min(SYI_OUTER_COLS, cols - first);
             for (int64_t i = 0; i < r; i++) {
                 for (int64_t j = 0; j < width; j++) {

@@ -48,6 +48,11 @@ sy_status syi_axpy(syi_engine *e, sy_dtype dt, double a, const void *x, bool add
 /* y(dst type dy) += x(type dx) */
 sy_status syi_accumulate(syi_engine *e, sy_dtype dx, const void *x, sy_dtype dy, void *y, int64_t n);
 sy_status syi_add(syi_engine *e, sy_dtype dt, const void *x, const void *y, void *z, int64_t n);
+/* out = x + a*y */
+sy_status syi_add_scaled(syi_engine *e, sy_dtype dt, const void *x, double a, const void *y, void *out, int64_t n);
+/* out = (add ? out : 0) + a * (x*y | x/y | x*y/w | sqrt x); unused operands NULL. */
+typedef enum { SYI_MUL, SYI_DIV, SYI_MULDIV, SYI_SQRT } syi_combination;
+sy_status syi_combine(syi_engine *e, sy_dtype dt, syi_combination op, double a, const void *x, const void *y, const void *w, bool add, void *out, int64_t n);
 sy_status syi_mul(syi_engine *e, sy_dtype dt, const void *x, const void *y, bool add, void *z, int64_t n);
 /* y[r,c] = x[r,c] * s[c]; gradients: dx = dy*s, ds[c] += sum_r dy*x */
 sy_status syi_scale_cols(syi_engine *e, sy_dtype dt, const void *x, const void *s, sy_dtype st, bool add, void *y, int64_t rows, int64_t cols);
@@ -75,6 +80,9 @@ sy_status syi_embed(syi_engine *e, sy_dtype tt, const void *table, int64_t vocab
 sy_status syi_embed_grad(syi_engine *e, sy_dtype dt, const void *dy, const int32_t *ids, void *dtable, int64_t vocab, int64_t tokens, int64_t cols);
 /* Sum of squares in f64, fixed tree. *finite: false if any NaN/Inf. */
 double syi_sumsq(syi_engine *e, sy_dtype dt, const void *x, int64_t n, bool *finite);
+double syi_sum(syi_engine *e, sy_dtype dt, const void *x, int64_t n);
+/* sum[r] = sum over columns of x[r,c] (* y[r,c]; NULL: of x), f32 (f64). */
+sy_status syi_row_sums(syi_engine *e, sy_dtype dt, const void *x, const void *y, void *sum, int64_t rows, int64_t cols);
 double syi_dot(syi_engine *e, sy_dtype dt, const void *x, const void *y, int64_t n);
 
 /* -- attention (attention.c) -------------------------------------------------------------- */
