@@ -18,6 +18,7 @@ typedef struct {
     int64_t sliding_window;       /* Mistral's and Qwen's; 0: none. Refused (SY_E_UNSUPPORTED)
                                      only when it is smaller than the context in use */
     bool use_sliding_window;
+    int64_t query_heads;          /* derived: heads / kv_heads, that share a key/value head */
 } syi_decoder_config;
 
 /* The forward graph of all of them (src/model/_decoder.c). */
