@@ -45,7 +45,8 @@ typedef struct {
     size_t offset;         /* of the field in the context that owns the row     */
     const char *def;       /* default as it would be typed; NULL: zero/absent   */
     double min, max;       /* numbers and sizes; both 0: no limits              */
-    const char *const *choices; /* ENUM: NULL-terminated                        */
+    const char *const *choices; /* ENUM: NULL-terminated; "miss=true": `miss` for
+                              people, true in adapter_config.json               */
     unsigned flags;
     const char *peft;      /* key in adapter_config.json, NULL: not stored      */
     const char *alias;     /* other tools' names, "lora_r micro_batch_size"     */

@@ -2,6 +2,7 @@
 /* Memory of the library: the only file that calls the C allocator. Each block
  * carries its size 64 bytes before itself, so that the context always knows how
  * much is held; a countdown makes the n-th allocation fail, for tests. */
+#include "options.h"
 #include "private.h"
 
 #include <stdlib.h>
@@ -135,6 +136,11 @@ char *syi_strndup(sy_context *ctx, const char *s, size_t n)
 char *syi_strdup(sy_context *ctx, const char *s)
 {
     return syi_strndup(ctx, s, SIZE_MAX);
+}
+
+void syi_json_free_text(char *text)
+{
+    free(text);
 }
 
 char *syi_format(sy_context *ctx, const char *fmt, ...)
