@@ -109,7 +109,7 @@ sy_status syi_slot_shape(sy_run *run, const syi_active *a, const sy_site *site, 
             if (!n || n >= sizeof word || *rank == SY_MAX_RANK) return syi_fail(run->ctx, SY_E_BUG, "method %s: bad slot shape \"%s\"", a->method->name, slot->shape);
             memcpy(word, p, n);
             word[n] = 0;
-            int64_t v;
+            int64_t v = 0;
             if (word[0] >= '0' && word[0] <= '9') v = strtoll(word, NULL, 10);
             else SYI_TRY(variable(run, a, site, word, in, out, &v));
             if (v < 0 || !syi_size_mul(d, v, &d)) return syi_fail(run->ctx, SY_E_USAGE, "method %s: a tensor of shape %s would be too large", a->method->name, slot->shape);
