@@ -3,10 +3,20 @@
  * (syi_attend), then done by the best path that this CPU has. */
 #include "tensor/attention_internal.h"
 
-/* The path for this type, this head size and this CPU. */
-static const syi_attend_path *path_of(const syi_engine *e, sy_dtype dt, int64_t dim)
+/* The path for this type, this head size and this CPU. The tiled ones hold a head
+ * in their tiles and look for maxima of scores, so they want a positive scale of sane size. */
+static const syi_attend_path *path_of(const syi_engine *e, const syi_attend *a)
 {
-    (void)e, (void)dt, (void)dim;
+    const char *cpu = syi_engine_cpu(e);
+    if (a->dt == SY_F64 || a->dim > SYI_ATTENTION_TILE_DIM || !(a->scale > 0 && a->scale < 1e6)) return &syi_attend_plain;
+#if defined(__x86_64__)
+    if (strcmp(cpu, "avx512_bf16") == 0) return a->dt == SY_BF16 ? &syi_attend_avx512bf16 : &syi_attend_avx512;
+    if (strcmp(cpu, "avx512") == 0) return &syi_attend_avx512;
+    if (strcmp(cpu, "avx2") == 0) return &syi_attend_avx2;
+#elif defined(__aarch64__)
+    if (strcmp(cpu, "neon") == 0) return &syi_attend_neon;
+#endif
+    (void)cpu;
     return &syi_attend_plain;
 }
 
@@ -36,7 +46,7 @@ static syi_attend describe(const syi_engine *e, sy_dtype dt, const syi_attention
 int64_t syi_attention_scratch(const syi_engine *e, sy_dtype dt, const syi_attention *a, bool backward)
 {
     syi_attend w = describe(e, dt, a);
-    return path_of(e, dt, a->dim)->scratch(&w, a->tokens, backward);
+    return path_of(e, &w)->scratch(&w, a->tokens, backward);
 }
 
 sy_status syi_attention_forward(syi_engine *e, sy_dtype dt, const syi_attention *a, const void *q, const void *k, const void *v,
@@ -45,7 +55,7 @@ sy_status syi_attention_forward(syi_engine *e, sy_dtype dt, const syi_attention 
     syi_attend w = describe(e, dt, a);
     SYI_TRY(check(syi_engine_context(e), "attention", &w));
     w.q = q, w.k = k, w.v = v, w.out = out, w.lse = lse, w.scratch = scratch;
-    if (w.n > 0) path_of(e, dt, a->dim)->forward(&w);
+    if (w.n > 0) path_of(e, &w)->forward(&w);
     return SY_OK;
 }
 
@@ -57,7 +67,7 @@ sy_status syi_attention_backward(syi_engine *e, sy_dtype dt, const syi_attention
     SYI_TRY(check(syi_engine_context(e), "attention gradient", &w));
     w.q = q, w.k = k, w.v = v, w.out = (void *)(uintptr_t)out, w.lse = (void *)(uintptr_t)lse, w.dout = dout, w.scratch = scratch;
     w.add_q = add_q, w.dq = dq, w.add_k = add_k, w.dk = dk, w.add_v = add_v, w.dv = dv;
-    if (w.n > 0) path_of(e, dt, a->dim)->backward(&w);
+    if (w.n > 0) path_of(e, &w)->backward(&w);
     return SY_OK;
 }
 
@@ -72,7 +82,7 @@ sy_status syi_attention_cached(syi_engine *e, sy_dtype dt, int64_t n, int64_t pa
         return syi_fail(ctx, SY_E_BUG, "attention over the cache: %lld tokens after %lld do not fit a cache of %lld", (long long)n,
                         (long long)past, (long long)capacity);
     if (n == 0) return SY_OK;
-    const syi_attend_path *path = path_of(e, dt, dim);
+    const syi_attend_path *path = path_of(e, &w);
     int64_t bytes = path->scratch(&w, past + n, false);
     if (bytes > 0 && !(w.scratch = syi_alloc(ctx, (size_t)bytes))) return SY_E_MEMORY;
     path->forward(&w);

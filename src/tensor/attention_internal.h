@@ -44,7 +44,7 @@ typedef struct {
     void (*backward)(const syi_attend *a);
 } syi_attend_path;
 
-extern const syi_attend_path syi_attend_plain;
+extern const syi_attend_path syi_attend_plain, syi_attend_avx2, syi_attend_avx512, syi_attend_avx512bf16, syi_attend_neon;
 
 static inline float syi_bf16_get(uint16_t b)
 {
