@@ -53,6 +53,8 @@ void syi_free(sy_context *ctx, void *p);
 char *syi_strdup(sy_context *ctx, const char *s);
 char *syi_strndup(sy_context *ctx, const char *s, size_t n);
 char *syi_format(sy_context *ctx, const char *fmt, ...) SYI_PRINTF(2, 3);
+/* Frees what json_dumps returned (Jansson has an allocator of its own). */
+void syi_json_free_text(char *text);
 /* Big buffers (>= 1 MiB): page-aligned fresh zero pages, huge pages advised;
  * returned to the system at once. */
 void *syi_pages(sy_context *ctx, size_t bytes);
@@ -134,6 +136,9 @@ sy_status syi_map_file(sy_context *ctx, const char *path, syi_mapped *out);
 void syi_unmap_file(sy_context *ctx, syi_mapped *m);
 /* Whole file as NUL-terminated text; refuses more than `max` bytes. */
 sy_status syi_read_file(sy_context *ctx, const char *path, int64_t max, char **out, int64_t *size);
+
+/* The first bytes of a file, at most n, to tell its kind: how many were read, -1: none. */
+int64_t syi_peek_file(const char *path, void *out, int64_t n);
 
 /* A file that appears complete or not at all: written beside its place as
  * ".NAME.tmp-PID-N", fsynced, renamed by syi_file_commit. syi_file_abort (also

@@ -227,6 +227,22 @@ sy_status syi_read_file(sy_context *ctx, const char *path, int64_t max, char **o
     return SY_OK;
 }
 
+int64_t syi_peek_file(const char *path, void *out, int64_t n)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) return -1;
+    int64_t done = 0;
+    while (done < n) {
+        ssize_t got = read(fd, (char *)out + done, (size_t)(n - done));
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0 && done == 0) done = -1; /* a folder, say */
+        if (got <= 0) break;
+        done += got;
+    }
+    close(fd);
+    return done;
+}
+
 /* -- files that appear complete or not at all ---------------------------------- */
 
 enum { BUFFER = 256 << 10 };

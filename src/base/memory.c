@@ -2,7 +2,6 @@
 /* Memory of the library: the only file that calls the C allocator. Each block
  * carries its size 64 bytes before itself, so that the context always knows how
  * much is held; a countdown makes the n-th allocation fail, for tests. */
-#include "options.h"
 #include "private.h"
 
 #include <stdlib.h>

@@ -59,8 +59,6 @@ char *syi_option_text(sy_context *ctx, const sy_option *row, const void *base);
  * wrong type: SY_E_INPUT. */
 json_t *syi_option_json(const sy_option *row, const void *base);
 sy_status syi_option_from_json(sy_context *ctx, const sy_option *row, void *base, const json_t *v, const char *where, syi_arena *arena);
-/* Frees what json_dumps returned (Jansson uses malloc). */
-void syi_json_free_text(char *text);
 /* "steelyard help" lines of a table, at most 100 columns. */
 void syi_options_help(syi_text *out, const sy_option *rows, bool advanced);
 int syi_options_count(const sy_option *rows);

@@ -236,15 +236,10 @@ static sy_status load_gguf(sy_checkpoint *ck, const char *path)
     return SY_OK;
 }
 
-static bool has_gguf_magic(sy_context *ctx, const char *path)
+static bool has_gguf_magic(const char *path)
 {
-    FILE *f = fopen(path, "rb");
-    char magic[4] = {0};
-    (void)ctx;
-    if (f == NULL) return false;
-    const bool is = fread(magic, 1, 4, f) == 4 && memcmp(magic, "GGUF", 4) == 0;
-    fclose(f);
-    return is;
+    char magic[4];
+    return syi_peek_file(path, magic, 4) == 4 && memcmp(magic, "GGUF", 4) == 0;
 }
 
 sy_status sy_checkpoint_open(sy_context *ctx, const char *path, sy_checkpoint **out)
@@ -254,7 +249,7 @@ sy_status sy_checkpoint_open(sy_context *ctx, const char *path, sy_checkpoint **
     sy_checkpoint *ck = NULL;
     SYI_TRY(syi_checkpoint_new(ctx, path, &ck));
     sy_status status = syi_is_dir(path)                                       ? load_folder(ck, path)
-                       : syi_ends(path, ".gguf") || has_gguf_magic(ctx, path) ? load_gguf(ck, path)
+                       : syi_ends(path, ".gguf") || has_gguf_magic(path) ? load_gguf(ck, path)
                                                                               : syi_safetensors_load(ck, path);
     if (status == SY_OK)
         *out = ck;

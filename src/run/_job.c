@@ -227,7 +227,7 @@ void sy_job_free(sy_job *job)
     syi_settings_free(&job->said);
     syi_settings_free(&job->all);
     json_decref(job->report);
-    free(job->report_text);
+    syi_json_free_text(job->report_text);
     syi_arena_free(job->arena);
     syi_free(ctx, job);
 }
@@ -338,7 +338,7 @@ const char *sy_job_report(const sy_job *job)
     sy_job *j = (sy_job *)(uintptr_t)job; /* the text is a cache */
     char *text = json_dumps(j->report, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17));
     if (!text) return "{}";
-    free(j->report_text);
+    syi_json_free_text(j->report_text);
     j->report_text = text;
     return text;
 }

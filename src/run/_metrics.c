@@ -137,7 +137,7 @@ sy_status syi_metrics_add(syi_metrics *m, json_t *line)
     syi_text row;
     syi_text_init(&row, m->ctx, 1 << 20);
     if (text != NULL) syi_text_printf(&row, "%s\n", text);
-    free(text);
+    syi_json_free_text(text);
     sy_status status = text == NULL || row.failed ? syi_nomem(m->ctx, 256) : syi_append(m->jsonl, row.s, (int64_t)row.len);
     syi_text_free(&row);
     if (status == SY_OK) status = remember(m, line);

@@ -246,6 +246,12 @@ static void maps(void **state)
     syi_mapped m;
     in_folder(f, path, "x");
     assert_int_equal(syi_write_file(f->ctx, path, "abc", 3), SY_OK);
+    char head[8] = "-------";
+    assert_int_equal(syi_peek_file(path, head, 2), 2);
+    assert_string_equal(head, "ab-----");
+    assert_int_equal(syi_peek_file(path, head, 7), 3);
+    assert_int_equal(syi_peek_file(f->dir, head, 2), -1);
+    assert_int_equal(syi_peek_file("/no/such/file", head, 2), -1);
     assert_int_equal(syi_map_file(f->ctx, path, &m), SY_OK);
     assert_int_equal(m.size, 3);
     assert_memory_equal(m.data, "abc", 3);
