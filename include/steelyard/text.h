@@ -65,6 +65,9 @@ typedef struct {
     bool shuffle;               /* rows' order, anew each epoch                   */
     uint64_t seed;
     int64_t max_documents;      /* 0: all                                         */
+    double holdout;             /* share [0,1) of the documents that is kept aside,
+                                   chosen by the seed; of a single text: its end   */
+    bool heldout;               /* this is the part kept aside, not the rest       */
 } sy_dataset_options;
 
 typedef struct sy_dataset sy_dataset;

@@ -16,9 +16,9 @@ typedef struct {
 } syi_common;
 
 /* The file in the folder of a run that holds its settings: syi_job_settings(job, false)
- * as JSON. When a verb has a row "resume" and it is given, the job reads
- * RESUME/settings.json itself, below YAML and flags, before any row is filled. */
-#define SYI_SETTINGS_FILE "settings.json"
+ * as YAML. When a verb has a row "resume" and it is given, the job reads
+ * RESUME/run.yaml itself, below YAML and flags, before any row is filled. */
+#define SYI_SETTINGS_FILE "run.yaml"
 
 sy_context *syi_job_context(sy_job *job);
 const syi_common *syi_job_common(const sy_job *job);
