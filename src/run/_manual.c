@@ -104,7 +104,9 @@ static const char *paper_text(char *buf, size_t size, const sy_paper *p)
     at = strlen(buf);
     if (p->venue && at < size) snprintf(buf + at, size - at, ". %s", p->venue);
     at = strlen(buf);
-    bool dated = p->venue && p->year && at > 4 && atoi(buf + at - 4) == p->year;
+    char year[16];
+    snprintf(year, sizeof year, "%d", p->year);
+    bool dated = p->venue && syi_ends(buf, year);
     if (p->year && !dated && at < size) snprintf(buf + at, size - at, " %d", p->year);
     at = strlen(buf);
     if (p->id && at < size) snprintf(buf + at, size - at, " (%s)", p->id);

@@ -5,8 +5,6 @@
 #include "io/io.h"
 #include "run/job.h"
 
-#include <ctype.h>
-#include <stdlib.h>
 
 typedef struct { char *path; bool all; } inspect_self;
 
@@ -40,7 +38,10 @@ static char *pattern_of(syi_arena *arena, const char *name, int64_t *number)
         bool begins = p == name || p[-1] == '.';
         size_t digits = strspn(p, "0123456789");
         if (begins && digits && digits < 10 && (p[digits] == '.' || !p[digits])) {
-            if (seen++ == 0) *number = atoll(p);
+            if (seen++ == 0) {
+                *number = 0;
+                for (size_t i = 0; i < digits; i++) *number = *number * 10 + (p[i] - '0');
+            }
             *o++ = '#';
             p += digits;
         } else *o++ = *p++;
@@ -226,11 +227,7 @@ static sy_status run(void *self_, sy_job *job)
         return inspect_file(job, self, "folder with tensors");
     }
     char magic[4] = "";
-    FILE *f = fopen(self->path, "rb");
-    if (!f) return syi_fail(ctx, SY_E_INPUT, "cannot open %s; may it be read?", self->path);
-    size_t got = fread(magic, 1, 4, f);
-    fclose(f);
-    if (got == 4 && !memcmp(magic, "GGUF", 4)) {
+    if (syi_peek_file(self->path, magic, 4) == 4 && !memcmp(magic, "GGUF", 4)) {
         bool model;
         SYI_TRY(gguf_keys(job, self->path, &model));
         if (model) return inspect_model(job, self);

@@ -5,7 +5,6 @@
 #include "steelyard/text.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <unistd.h>
 #include <zlib.h>
 
@@ -52,7 +51,7 @@ static sy_status one_line(work *w, const char *line, int64_t len)
     json_decref(o);
     if (!text) return syi_nomem(w->ctx, (size_t)n * 32);
     syi_job_print(w->job, "%s\n", text);
-    free(text);
+    syi_json_free_text(text);
     w->lines++;
     w->tokens += n;
     return SY_OK;
@@ -118,7 +117,7 @@ static sy_status run(void *self, sy_job *job)
         st = syi_fail(w.ctx, SY_E_INPUT, "%s has no tokenizer.json (or tokenizer keys of a GGUF)", w.self->model);
     if (st == SY_OK && !(json = json_dumps(source->tokenizer, JSON_COMPACT))) st = syi_nomem(w.ctx, 0);
     if (st == SY_OK) st = sy_tokenizer_parse(w.ctx, json, strlen(json), w.self->model, &w.t);
-    free(json);
+    syi_json_free_text(json);
     syi_source_close(source);
     if (st == SY_OK) st = w.self->text ? one_line(&w, w.self->text, (int64_t)strlen(w.self->text)) : from_files(&w);
     sy_tokenizer_free(w.t);
