@@ -229,7 +229,6 @@ void syi_node_fill_call(sy_node *n, sy_op_call *c)
     for (int i = 0; i < n->n_in; i++) {
         c->in[i] = &n->in[i]->value;
         c->want[i] = (n->want >> i) & 1;
-        if (c->want[i]) c->din[i] = n->in[i]->grad_out;
     }
     for (int i = 0; i < n->n_aux; i++) c->aux[i] = &n->aux[i];
 }

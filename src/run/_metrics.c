@@ -72,23 +72,28 @@ static sy_status read_back(syi_metrics *m)
     return status;
 }
 
-/* Event files of attempts that never reached a checkpoint. */
-static sy_status remove_other_events(syi_metrics *m)
+/* Event files of attempts that never reached a checkpoint; all but `keep`. */
+static sy_status remove_events(sy_context *ctx, const char *dir, const char *keep)
 {
     char **names = NULL;
     int n = 0;
-    SYI_TRY(syi_list_dir(m->ctx, m->dir, &names, &n));
+    SYI_TRY(syi_list_dir(ctx, dir, &names, &n));
     sy_status status = SY_OK;
     for (int i = 0; i < n; i++) {
-        if (status == SY_OK && syi_starts(names[i], "events.out.tfevents.") && strcmp(names[i], m->events_name) != 0) {
-            char *path = syi_join(m->ctx, m->dir, names[i]);
-            status = path != NULL ? syi_remove_tree(m->ctx, path) : SY_E_MEMORY;
-            syi_free(m->ctx, path);
+        if (status == SY_OK && syi_starts(names[i], "events.out.tfevents.") && strcmp(names[i], keep) != 0) {
+            char *path = syi_join(ctx, dir, names[i]);
+            status = path != NULL ? syi_remove_tree(ctx, path) : SY_E_MEMORY;
+            syi_free(ctx, path);
         }
-        syi_free(m->ctx, names[i]);
+        syi_free(ctx, names[i]);
     }
-    syi_free(m->ctx, names);
+    syi_free(ctx, names);
     return status;
+}
+
+sy_status syi_metrics_remove_events(sy_context *ctx, const char *dir)
+{
+    return remove_events(ctx, dir, "");
 }
 
 static int64_t keep_of(syi_metrics *m, const char *path, int64_t size)
@@ -118,7 +123,7 @@ sy_status syi_metrics_open(sy_context *ctx, const char *dir, const syi_log_sizes
     if ((m->dir = syi_strdup(ctx, dir)) == NULL || (m->jsonl_path = syi_join(ctx, dir, "metrics.jsonl")) == NULL ||
         (m->events_path = syi_join(ctx, dir, m->events_name)) == NULL)
         goto fail;
-    SYI_TRY_TO(fail, status, remove_other_events(m));
+    SYI_TRY_TO(fail, status, remove_events(ctx, dir, m->events_name));
     SYI_TRY_TO(fail, status, syi_append_open(ctx, m->jsonl_path, keep_of(m, m->jsonl_path, at->jsonl), &m->jsonl));
     SYI_TRY_TO(fail, status,
                syi_tfevents_open(ctx, m->events_path, keep_of(m, m->events_path, at->events), wall_time(), &m->events));

@@ -6,6 +6,8 @@
 #include "run/job.h"
 #include "run/run.h"
 
+#include <math.h>
+
 /* -- _schedule.c ----------------------------------------------------------------------- */
 
 typedef enum { SYI_CONSTANT, SYI_LINEAR, SYI_COSINE } syi_schedule_kind;
@@ -44,6 +46,125 @@ sy_status syi_metrics_sync(syi_metrics *m, syi_log_sizes *out);
 sy_status syi_metrics_picture(syi_metrics *m, const char *title, const char *subtitle);
 /* Appends the lines so far, separated by commas: trainer_state.json's log_history. */
 sy_status syi_metrics_history(syi_metrics *m, syi_text *out);
-sy_status syi_metrics_close(syi_metrics *m); /* frees; NULL is fine */
+/* Removes event files from a folder whose run never took a step. */
+sy_status syi_metrics_remove_events(sy_context *ctx, const char *dir);
+sy_status syi_metrics_close(syi_metrics *m); /* syncs, frees; NULL is fine */
+
+/* -- _evaluate.c ------------------------------------------------------------------------------ */
+
+typedef struct { double loss; int64_t trained, tokens; double seconds; } syi_evaluation;
+/* Is token t padding? */
+bool syi_batch_padding(const sy_batch *b, int64_t t);
+/* Tokens of the batch that are not padding. */
+int64_t syi_batch_tokens(const sy_batch *b);
+/* For dividing by a time or a count that may be 0. */
+static inline double syi_positive(double v) { return v > 1e-9 ? v : 1e-9; }
+/* Mean loss over one epoch of `data`, `rows` rows at a time, forward only; progress is
+ * reported as `what`. SY_E_NUMERIC if it is not a finite number. */
+sy_status syi_evaluate(sy_run *run, sy_dataset *data, int64_t rows, const char *what, syi_evaluation *out);
+
+/* -- train.c, _loop.c: the verb --------------------------------------------------------------- */
+
+typedef struct {
+    char *model, *data, *out, *adapter, *optimizer, *objective, *trainer;
+    int64_t batch, seq, accumulation, steps;
+    double epochs, lr, warmup_ratio, clip;
+    int schedule, dtype, loss_on;
+    int64_t warmup_steps, save_steps, eval_steps, save_limit, log_steps;
+    char *eval_data;
+    double eval_share;
+    bool eval_first, keep_best, shuffle, pack, train_on_inputs, auto_resume;
+    char *recompute, *init_adapter, *resume, *profile, *chat_template;
+} syi_train_options;
+
+/* Where a run is: stored with each checkpoint beside the engine's own state. */
+typedef struct {
+    int64_t step, tokens, trained;     /* done; trained: tokens that had a loss         */
+    double seconds;                    /* of steps, over all sessions                   */
+    double first_loss, loss, loss_sum; /* of the first and last step; over all steps    */
+    double grad_norm;                  /* of the last step                              */
+    double window_loss;                /* since the last line of the log                */
+    int64_t window_steps, window_tokens;
+    double window_seconds;
+    double eval_loss, first_eval, best_loss; /* NAN: none                               */
+    int64_t eval_step, best_step;      /* -1: none                                      */
+    int64_t micro_tokens;              /* how the plan cut the batch                    */
+    syi_log_sizes logs;
+    char settings[33], model[33], data[33], eval[33]; /* hashes                         */
+} syi_run_state;
+
+typedef struct {
+    syi_train_options o;               /* the verb's rows                               */
+    sy_job *job;
+    sy_context *ctx;
+    sy_run *run;
+    sy_dataset *data, *eval;
+    sy_dataset_info data_info, eval_info;
+    sy_plan plan;
+    syi_schedule schedule;
+    char *dir;                         /* the run folder                                */
+    int lock;                          /* held on it, -1: not                           */
+    bool fresh, resuming;              /* fresh: this session made the folder           */
+    int64_t saved_step;                /* of the newest checkpoint, -1: none            */
+    syi_metrics *metrics;
+    syi_run_state state;
+    json_t *settings, *fingerprint;    /* in force; without what may change             */
+    char *template_text;
+    double began;                      /* of this session                               */
+    int64_t session_step, session_tokens;
+    double session_seconds;
+} syi_train;
+
+/* Steps, evaluations and checkpoints until the last step is done. SY_E_CANCELLED after
+ * a checkpoint was saved; SY_E_NUMERIC when loss or gradient are not finite. */
+sy_status syi_train_loop(syi_train *t);
+double syi_train_epoch(const syi_train *t);
+/* --seq against the model's context: longer is SY_E_USAGE if it was given, else shortened. */
+sy_status syi_run_seq(sy_run *run, bool given, int64_t *seq);
+/* The chat template in force: --chat-template's file, NULL for ChatML, or the model's own.
+ * The caller syi_free()s it. */
+sy_status syi_template_text(sy_context *ctx, sy_run *run, const char *option, char **text);
+char *syi_train_title(const syi_train *t, char buf[160]);
+/* "loss 3.1 -> 2.4 over 200 steps" for people. */
+char *syi_train_summary(const syi_train *t, char buf[200]);
+
+/* -- _checkpoint.c: the run folder -------------------------------------------------------------- */
+
+/* Takes the folder for this process; SY_E_USAGE if another one works in it. */
+sy_status syi_folder_lock(sy_context *ctx, const char *dir, int *lock);
+void syi_folder_unlock(int lock);
+/* Is there anything in it that a user would miss? Absent: no. */
+sy_status syi_folder_used(sy_context *ctx, const char *dir, bool *used);
+/* Removes what killed processes left: work folders, half-removed checkpoints. */
+sy_status syi_folder_clean(sy_context *ctx, const char *dir);
+/* run.yaml: the settings as a file that `steelyard train` takes. */
+sy_status syi_settings_write(sy_context *ctx, const char *dir, const json_t *settings);
+/* SY_E_USAGE that lists every setting in force that differs from run.yaml's. */
+sy_status syi_settings_same(sy_context *ctx, const char *dir, const json_t *fingerprint);
+/* dir/checkpoint-STEP appears complete or not at all; then old ones beyond `save-limit` go
+ * (never the newest or the best), and trainer_state.json and loss.svg are brought up to date. */
+sy_status syi_checkpoint_save(syi_train *t);
+/* The newest checkpoint's step, -1 if there is none. */
+sy_status syi_checkpoint_newest(sy_context *ctx, const char *dir, int64_t *step);
+/* Puts run and state back as they were at checkpoint-STEP; checks model, data and settings. */
+sy_status syi_checkpoint_load(syi_train *t, int64_t step);
+/* trainer_state.json into `dir`. */
+sy_status syi_trainer_state_write(syi_train *t, const char *dir);
+
+/* -- _receipt.c ------------------------------------------------------------------------------------ */
+
+/* Receipt lines and report keys of what was opened: model, adapter, data, plan. */
+sy_status syi_train_receipt_open(syi_train *t);
+/* ... and of what was done and written; writes receipt.json, which marks a run complete. */
+sy_status syi_train_receipt_end(syi_train *t);
+/* The report of a run that was complete when it was resumed, from its receipt. */
+sy_status syi_train_receipt_again(syi_train *t);
+/* A plan as a report object and a line. */
+sy_status syi_receipt_plan(sy_job *job, const sy_plan *plan);
+/* What the model is; with its hash when `hash` is not NULL. */
+sy_status syi_receipt_model(sy_job *job, sy_run *run, const char *path, char hash[33]);
+sy_status syi_receipt_data(sy_job *job, const char *key, const char *path, const sy_dataset_info *info);
+/* Sets a key of the report to a number; not finite: null. */
+void syi_report_real(json_t *report, const char *key, double value);
 
 #endif
