@@ -5,6 +5,11 @@ install(TARGETS steelyard
   LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(DIRECTORY include/steelyard DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.h")
 
+# As in cmake/dependencies.cmake: all of LAPACK from OpenBLAS' folder.
+if(SY_OPENBLAS_DIR MATCHES "openblas" AND NOT APPLE)
+  string(APPEND SY_PC_LIBS " -Wl,-rpath,${SY_OPENBLAS_DIR} -Wl,--disable-new-dtags")
+endif()
+
 # A static library hands its own dependencies on; a shared one keeps them.
 if(BUILD_SHARED_LIBS)
   set(SY_PC_PRIVATE_REQUIRES "Requires.private: ${SY_PC_REQUIRES}")

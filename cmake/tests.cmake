@@ -57,3 +57,19 @@ foreach(source ${SY_REFEREES})
   target_include_directories(referee.${name} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/src ${SY_TEST_ROOT})
   target_link_libraries(referee.${name} PRIVATE ${SY_STATIC} sy_dependencies)
 endforeach()
+
+# tests/fuzz/yaml_fuzz.c is a libFuzzer program with -DSY_FUZZ=ON (clang). Here, with
+# any compiler, it is the test "fuzz.yaml": every file of tests/fuzz/corpus/yaml, and
+# the same files cut off and with flipped bits, go through it.
+file(GLOB SY_FUZZ_SOURCES CONFIGURE_DEPENDS ${SY_TEST_ROOT}/fuzz/*_fuzz.c)
+foreach(source ${SY_FUZZ_SOURCES})
+  get_filename_component(name ${source} NAME_WE)
+  string(REGEX REPLACE "_fuzz$" "" name ${name})
+  add_executable(test.fuzz.${name} ${source} ${SY_TEST_ROOT}/fuzz/replay.c)
+  set_target_properties(test.fuzz.${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/tests)
+  target_include_directories(test.fuzz.${name} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/src ${SY_TEST_ROOT})
+  target_link_libraries(test.fuzz.${name} PRIVATE ${SY_STATIC} sy_dependencies)
+  add_test(NAME fuzz.${name} COMMAND test.fuzz.${name} ${SY_TEST_ROOT}/fuzz/corpus/${name}
+    WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR})
+  set_tests_properties(fuzz.${name} PROPERTIES TIMEOUT ${SY_TEST_TIMEOUT} ENVIRONMENT "${SY_TEST_ENVIRONMENT}")
+endforeach()

@@ -3,6 +3,7 @@
  * keeps the chunks for the next step; memory that comes fresh from the system
  * is zero already and is not cleared again. */
 #include "base.h"
+#include "poison.h"
 
 enum { ALIGN = 64, PAGES_FROM = 1 << 20 };
 
@@ -45,6 +46,7 @@ void syi_arena_free(syi_arena *a)
     if (a == NULL) return;
     for (chunk *c = a->first, *next; c != NULL; c = next) {
         next = c->next;
+        SYI_UNPOISON(body(c), c->size);
         if (c->pages) syi_pages_free(a->ctx, c);
         else syi_free(a->ctx, c);
     }
@@ -62,6 +64,7 @@ static chunk *insert(syi_arena *a, size_t bytes)
     chunk **link = a->at != NULL ? &a->at->next : &a->first;
     *c = (chunk){.next = *link, .size = size, .dirty = pages ? 0 : size, .pages = pages};
     *link = c;
+    SYI_POISON(body(c), size);
     return c;
 }
 
@@ -71,6 +74,7 @@ void *syi_arena_alloc(syi_arena *a, size_t bytes)
         syi_nomem(a->ctx, bytes);
         return NULL;
     }
+    size_t asked = bytes;
     bytes = round_up(bytes ? bytes : 1);
     if (a->at == NULL || a->at->size - a->at->used < bytes) {
         /* The next chunk is empty: what lies behind `at` was rewound. */
@@ -83,7 +87,8 @@ void *syi_arena_alloc(syi_arena *a, size_t bytes)
     chunk *c = a->at;
     size_t from = c->used, to = from + bytes;
     char *p = body(c) + from;
-    if (from < c->dirty) memset(p, 0, (to < c->dirty ? to : c->dirty) - from);
+    SYI_UNPOISON(p, asked);
+    if (from < c->dirty) memset(p, 0, from + asked < c->dirty ? asked : c->dirty - from);
     if (to > c->dirty) c->dirty = to;
     c->used = to;
     return p;
@@ -119,8 +124,15 @@ syi_mark syi_arena_mark(const syi_arena *a)
 
 void syi_arena_rewind(syi_arena *a, syi_mark mark)
 {
-    a->at = mark.chunk;
-    if (a->at != NULL) a->at->used = mark.used;
+    chunk *to = mark.chunk;
+    for (chunk *c = to != NULL ? to->next : a->first; a->at != NULL && a->at != to && c != NULL; c = c->next) {
+        SYI_POISON(body(c), c->used);
+        if (c == a->at) break;
+    }
+    a->at = to;
+    if (to == NULL) return;
+    SYI_POISON(body(to) + mark.used, to->used - mark.used);
+    to->used = mark.used;
 }
 
 size_t syi_arena_bytes(const syi_arena *a)

@@ -2,6 +2,7 @@
 /* Memory of the library: the only file that calls the C allocator. Each block
  * carries its size 64 bytes before itself, so that the context always knows how
  * much is held; a countdown makes the n-th allocation fail, for tests. */
+#include "poison.h"
 #include "private.h"
 
 #include <stdlib.h>
@@ -199,6 +200,7 @@ void *syi_pages(sy_context *ctx, size_t bytes)
     if (align == HUGE) madvise(p, body, MADV_HUGEPAGE);
 #endif
     *header_of(p) = (header){.magic = magic_pages, .bytes = bytes, .map = first, .mapped = body + page};
+    SYI_POISON(p + bytes, body - bytes);
     count(ctx, (int64_t)bytes);
     return p;
 }
@@ -208,5 +210,6 @@ void syi_pages_free(sy_context *ctx, void *p)
     if (p == NULL) return;
     header h = *header_of(p);
     count(ctx, -(int64_t)h.bytes);
+    SYI_UNPOISON(h.map, h.mapped);
     munmap(h.map, h.mapped);
 }
