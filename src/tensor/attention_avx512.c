@@ -2,12 +2,13 @@
 /* Tiled attention of f32 (and of bf16 through f32) with AVX-512. */
 #define TILE_PAIRS 0
 #include "tensor/attention_tile.h"
+
+#include "tensor/attention_backward.h"
 #include "tensor/attention_forward.h"
 
 static int64_t scratch(const syi_attend *a, int64_t n_keys, bool backward)
 {
-    return backward ? syi_attend_plain.scratch(a, n_keys, true) : tile_scratch_forward(a, n_keys);
+    return backward ? tile_scratch_backward(a) : tile_scratch_forward(a, n_keys);
 }
-static void backward(const syi_attend *a) { syi_attend_plain.backward(a); }
 
-const syi_attend_path syi_attend_avx512 = {scratch, tile_forward, backward};
+const syi_attend_path syi_attend_avx512 = {scratch, tile_forward, tile_backward};

@@ -308,6 +308,17 @@ static inline int64_t segment_of_block(const plan *p, int64_t block)
     return lo;
 }
 
+static inline int64_t segment_of_query(const plan *p, int64_t query)
+{
+    int64_t lo = 0, hi = p->n_seg;
+    while (hi - lo > 1) {
+        int64_t mid = (lo + hi) / 2;
+        if (p->seg[mid].q0 <= query) lo = mid;
+        else hi = mid;
+    }
+    return lo;
+}
+
 /* Row r of segment s for key head j is query q0 + r / group of head j*group + r % group. */
 static inline int64_t row_at(const plan *p, const segment *s, int64_t j, int64_t r)
 {
