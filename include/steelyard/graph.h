@@ -122,7 +122,7 @@ bool sy_needs_grad(const sy_node *n);
  * run again in backward (activation checkpointing). self_size bytes of self are
  * copied when > 0; otherwise self must outlive the step. */
 typedef sy_node *sy_body(sy_graph *g, const void *self, sy_node *const *in, int n);
-enum { SY_BLOCK_SCOPE = 0, SY_BLOCK_MAY_RECOMPUTE = 1 };
+enum { SY_BLOCK_SCOPE = 0, SY_BLOCK_MAY_RECOMPUTE = 1, SY_BLOCK_RECOMPUTE = 2 /* always */ };
 sy_node *sy_block(sy_graph *g, sy_body *body, const void *self, size_t self_size, sy_node *const *in, int n, unsigned flags);
 /* The builder will not use this value again: it goes as soon as no backward needs it. */
 void sy_done(sy_graph *g, sy_node *n);

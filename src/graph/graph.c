@@ -229,6 +229,7 @@ void syi_node_fill_call(sy_node *n, sy_op_call *c)
     for (int i = 0; i < n->n_in; i++) {
         c->in[i] = &n->in[i]->value;
         c->want[i] = (n->want >> i) & 1;
+        if (c->want[i]) c->din[i] = n->in[i]->grad_out;
     }
     for (int i = 0; i < n->n_aux; i++) c->aux[i] = &n->aux[i];
 }
@@ -374,7 +375,7 @@ sy_node *sy_call(sy_graph *g, const sy_op *op, sy_node *const *in, int n_in, con
 sy_node *sy_block(sy_graph *g, sy_body *body, const void *self, size_t self_size, sy_node *const *in, int n, unsigned flags)
 {
     if (g->status != SY_OK) return NULL;
-    bool again = false;
+    bool again = g->keeping && (flags & SY_BLOCK_RECOMPUTE);
     if (flags & SY_BLOCK_MAY_RECOMPUTE) {
         int index = g->blocks_seen++;
         again = g->keeping && (g->o.recompute_blocks < 0 || index < g->o.recompute_blocks);

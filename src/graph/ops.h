@@ -58,5 +58,11 @@ sy_node *syi_op_embed(sy_graph *g, sy_node *table, const int32_t *ids, int64_t t
 /* Scalar loss: see syi_head_loss. The gradients are made in forward for a loss gradient of
  * exactly head->scale's promise (1); aux 0 is nll[tokens]. */
 sy_node *syi_op_head_loss(sy_graph *g, sy_node *h, sy_node *w, const syi_head *head);
+/* Rows [row, row+n) of x. */
+sy_node *syi_op_rows(sy_graph *g, sy_node *x, int64_t row, int64_t n);
+/* The same loss from logits that are there (a head with an adapter around it): sum over rows
+ * of scale * weight * nll. target, weight (or NULL), nll_out (or NULL: [rows], written by
+ * forward) live as long as the step. */
+sy_node *syi_op_cross_entropy(sy_graph *g, sy_node *logits, const int32_t *target, const float *weight, double scale, float *nll_out);
 
 #endif

@@ -71,9 +71,7 @@ static sy_status advance(sy_run *run, syi_kv_cache *kv, const int32_t *ids, int6
     SYI_TRY(sy_graph_status(run->graph));
     kv->past += n;
     if (!last) return SY_OK;
-    const sy_tensor *x = sy_value(h), *w = &m->head->slot[0];
-    const char *row = (const char *)x->data + (n - 1) * m->hidden * sy_dtype_block_bytes(x->dtype);
-    return syi_gemm(run->engine, 1, m->vocab, m->hidden, 1, (syi_mat){x->dtype, row, m->hidden, false}, (syi_mat){w->dtype, w->data, m->hidden, true}, 0, SY_F32, logits, m->vocab);
+    return syi_run_head(run, h, n - 1, 1, logits);
 }
 
 typedef struct { char *text; int64_t len; } shown;

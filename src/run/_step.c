@@ -20,14 +20,34 @@ static sy_node *head_node(sy_run *run, sy_graph *g)
     return w->param ? sy_leaf(g, w->param) : sy_const(g, &w->slot[0]);
 }
 
-sy_node *syi_run_build_loss(sy_run *run, sy_graph *g, const sy_batch *batch, double scale, sy_node **head)
+/* A head with something around it: logits by chunks of rows, each made again in backward so
+ * that only one chunk's are there at a time. */
+typedef struct { sy_site *site; int64_t row, n; const int32_t *target; const float *weight; double scale; float *nll; } head_chunk;
+
+static sy_node *chunk_loss(sy_graph *g, const void *self, sy_node *const *in, int n)
+{
+    (void)n;
+    const head_chunk *c = self;
+    sy_node *logits = sy_site_apply(g, c->site, syi_op_rows(g, in[0], c->row, c->n));
+    return syi_op_cross_entropy(g, logits, c->target, c->weight, c->scale, c->nll);
+}
+
+enum { HEAD_ROWS = 256 };
+
+static sy_node *wrapped_head(sy_graph *g, sy_site *site, sy_node *h, const sy_batch *b, double scale, float *nll)
+{
+    sy_node *total = NULL;
+    for (int64_t row = 0; row < b->tokens; row += HEAD_ROWS) {
+        head_chunk c = {site, row, syi_min(HEAD_ROWS, b->tokens - row), b->target ? b->target + row : NULL, b->weight ? b->weight + row : NULL, scale, nll ? nll + row : NULL};
+        sy_node *part = sy_block(g, chunk_loss, &c, sizeof c, &h, 1, SY_BLOCK_RECOMPUTE);
+        total = total ? syi_op_add(g, part, total) : part;
+    }
+    return total;
+}
+
+sy_node *syi_run_build_loss(sy_run *run, sy_graph *g, const sy_batch *batch, double scale, float *nll)
 {
     sy_model *m = run->model;
-    const sy_site *site = syi_model_role(m, -1, SY_ROLE_HEAD);
-    if (site && (site->n_wraps || site->bias)) {
-        sy_graph_fail(g, syi_fail(run->ctx, SY_E_UNSUPPORTED, "an adapter on the output head (%s) is not supported; leave it out of the targets or use modules-to-save", site->name));
-        return NULL;
-    }
     /* An objective may build the loss; others may add to it. */
     sy_node *total = NULL;
     for (int i = 0; i < run->n_active; i++) {
@@ -37,10 +57,16 @@ sy_node *syi_run_build_loss(sy_run *run, sy_graph *g, const sy_batch *batch, dou
         if (s != SY_OK) sy_graph_fail(g, s);
     }
     if (!total) {
+        sy_site *site = syi_model_role(m, -1, SY_ROLE_HEAD);
         sy_node *h = m->arch->build(g, m, batch);
-        syi_head shape = {.tokens = batch->tokens, .hidden = m->hidden, .vocab = m->vocab, .target = batch->target, .weight = batch->weight, .scale = scale};
-        total = syi_op_head_loss(g, h, head_node(run, g), &shape);
-        if (head) *head = total;
+        if (site && (site->n_wraps || site->bias)) {
+            total = wrapped_head(g, site, h, batch, scale, nll);
+        } else {
+            syi_head shape = {.tokens = batch->tokens, .hidden = m->hidden, .vocab = m->vocab, .target = batch->target, .weight = batch->weight, .scale = scale};
+            total = syi_op_head_loss(g, h, head_node(run, g), &shape);
+            const sy_tensor *each = nll && total ? syi_node_aux(total, 0) : NULL;
+            for (int64_t t = 0; each && t < batch->tokens; t++) nll[t] = each->dtype == SY_F64 ? (float)((const double *)each->data)[t] : ((const float *)each->data)[t];
+        }
     }
     for (int i = 0; i < run->n_active; i++) {
         syi_active *a = &run->active[i];
@@ -76,12 +102,10 @@ static sy_status forward(sy_run *run, const sy_batch *batch, bool training, doub
     syi_graph_options o;
     SYI_TRY(syi_run_graph_options(run, training, false, &o));
     syi_graph_reset(run->graph, &o);
-    sy_node *head = NULL, *loss = syi_run_build_loss(run, run->graph, batch, scale, &head);
+    sy_node *loss = syi_run_build_loss(run, run->graph, batch, scale, nll);
     SYI_TRY(sy_graph_status(run->graph));
     out->loss_sum = scalar(loss) / scale;
     out->trained = batch->trained;
-    const sy_tensor *each = nll && head ? syi_node_aux(head, 0) : NULL;
-    for (int64_t t = 0; each && t < batch->tokens; t++) nll[t] = each->dtype == SY_F64 ? (float)((const double *)each->data)[t] : ((const float *)each->data)[t];
     return training ? syi_graph_backward(run->graph, loss, 1) : SY_OK;
 }
 
@@ -252,6 +276,25 @@ sy_status sy_run_step_once(sy_run *run, const sy_batch *batch, double lr, double
 
 /* -- logits ------------------------------------------------------------------------------------------------ */
 
+sy_status syi_run_head(sy_run *run, sy_node *h, int64_t row, int64_t n, float *logits)
+{
+    sy_model *m = run->model;
+    sy_site *site = syi_model_role(m, -1, SY_ROLE_HEAD);
+    const sy_tensor *x = sy_value(h), *w = &m->head->slot[0];
+    if (!x) return sy_graph_status(run->graph);
+    int64_t count = n * m->vocab;
+    if (!site->n_wraps && !site->bias && x->dtype != SY_F64) {
+        const char *rows = (const char *)x->data + row * m->hidden * sy_dtype_block_bytes(x->dtype);
+        return syi_gemm(run->engine, n, m->vocab, m->hidden, 1, (syi_mat){x->dtype, rows, m->hidden, false}, (syi_mat){w->dtype, w->data, m->hidden, true}, 0, SY_F32, logits, m->vocab);
+    }
+    sy_node *y = sy_site_apply(run->graph, site, syi_op_rows(run->graph, h, row, n));
+    SYI_TRY(sy_graph_status(run->graph));
+    const sy_tensor *v = sy_value(y);
+    SYI_TRY(syi_cast(run->engine, v->dtype, v->data, SY_F32, logits, count));
+    sy_done(run->graph, y);
+    return SY_OK;
+}
+
 sy_status sy_run_logits(sy_run *run, const sy_batch *batch, sy_logits_sink *sink, void *self)
 {
     SYI_TRY(prepare(run, batch));
@@ -261,20 +304,14 @@ sy_status sy_run_logits(sy_run *run, const sy_batch *batch, sy_logits_sink *sink
     sy_model *m = run->model;
     sy_node *h = m->arch->build(run->graph, m, batch);
     SYI_TRY(sy_graph_status(run->graph));
-    const sy_tensor *x = sy_value(h), *w = &m->head->slot[0];
-    sy_dtype wide = x->dtype == SY_F64 ? SY_F64 : SY_F32;
     int64_t piece = syi_max(1, syi_min(batch->tokens, (32 << 20) / (m->vocab * 4)));
-    void *logits = syi_alloc(run->ctx, (size_t)(piece * m->vocab) * (wide == SY_F64 ? 12 : 4));
+    float *logits = syi_alloc(run->ctx, (size_t)(piece * m->vocab) * sizeof *logits);
     if (!logits) return SY_E_MEMORY;
-    float *out = wide == SY_F64 ? (float *)((double *)logits + piece * m->vocab) : logits;
     sy_status s = SY_OK;
     for (int64_t r = 0; s == SY_OK && r < batch->tokens; r += piece) {
         int64_t n = syi_min(piece, batch->tokens - r);
-        const char *rows = (const char *)x->data + r * m->hidden * sy_dtype_block_bytes(x->dtype);
-        s = syi_gemm(run->engine, n, m->vocab, m->hidden, 1, (syi_mat){x->dtype, rows, m->hidden, false}, (syi_mat){w->dtype, w->data, m->hidden, true}, 0, wide, logits, m->vocab);
-        if (wide == SY_F64)
-            for (int64_t i = 0; i < n * m->vocab; i++) out[i] = (float)((const double *)logits)[i];
-        if (s == SY_OK) s = sink(self, r, n, out);
+        s = syi_run_head(run, h, r, n, logits);
+        if (s == SY_OK) s = sink(self, r, n, logits);
     }
     syi_free(run->ctx, logits);
     return s;

@@ -57,7 +57,9 @@ sy_status syi_run_add_param(sy_run *run, sy_param *p);
 sy_status syi_run_make_states(sy_run *run);
 /* _step.c: one forward (and backward) over a batch that fits in the plan. */
 sy_status syi_run_graph_options(const sy_run *run, bool training, bool planning, syi_graph_options *out);
-sy_node *syi_run_build_loss(sy_run *run, sy_graph *g, const sy_batch *batch, double scale, sy_node **head);
+sy_node *syi_run_build_loss(sy_run *run, sy_graph *g, const sy_batch *batch, double scale, float *nll);
+/* f32 logits of rows of the hidden states, through the head and whatever is around it. */
+sy_status syi_run_head(sy_run *run, sy_node *h, int64_t row, int64_t n, float *logits);
 /* Compute copies of parameters whose master has changed. */
 sy_status syi_run_refresh(sy_run *run);
 /* _params.c: makes the parameters of a wrap's slot rows (and the shared ones). */
