@@ -47,7 +47,8 @@ typedef struct {
     sy_tensor *out;
     sy_tensor *aux[SY_OP_MAX_AUX];
     const sy_tensor *dout;
-    sy_tensor *din[SY_OP_MAX_IN];
+    sy_tensor *din[SY_OP_MAX_IN];   /* forward: a trained parameter's gradient (added to),
+                                       for ops that make it while they are at it; else NULL */
     bool want[SY_OP_MAX_IN];        /* forward: will a gradient be asked for?   */
     bool add[SY_OP_MAX_IN];
     bool training;                  /* forward: a backward will follow          */

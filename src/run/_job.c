@@ -54,28 +54,13 @@ const sy_verb *sy_verb_find(const char *name)
     return NULL;
 }
 
-/* Is `key` (dashes) the name or an alias of the row? */
-static bool row_is(const sy_option *row, const char *key)
-{
-    if (!strcmp(row->name, key)) return true;
-    size_t len = strlen(key);
-    for (const char *a = row->alias; a && *a;) {
-        size_t n = strcspn(a, " ");
-        bool same = n == len;
-        for (size_t i = 0; same && i < n; i++) same = (a[i] == '_' ? '-' : a[i]) == key[i];
-        if (same) return true;
-        a += n + (a[n] == ' ');
-    }
-    return false;
-}
-
 const sy_option *syi_row_find(const sy_option *rows, const char *key)
 {
     if (!rows) return NULL;
     for (const sy_option *r = rows; r->name; r++)
         if (!strcmp(r->name, key)) return r;
     for (const sy_option *r = rows; r->name; r++)
-        if (row_is(r, key)) return r;
+        if (syi_option_is(r, key)) return r;
     return NULL;
 }
 
@@ -191,22 +176,13 @@ void sy_use_free(sy_context *ctx, sy_use *use)
 
 /* -- the job --------------------------------------------------------------------------- */
 
-sy_status sy_job_new(sy_context *ctx, const char *verb, sy_job **out)
+sy_status syi_job_new(sy_context *ctx, const sy_verb *verb, sy_job **out)
 {
     *out = NULL;
-    const sy_verb *v = sy_verb_find(verb);
-    if (!v) {
-        const char *names[64];
-        int n = 0;
-        for (const sy_verb *const *p = syi_verbs; *p && n < SYI_COUNT(names); p++) names[n++] = (*p)->name;
-        const char *near = syi_nearest(verb, names, n);
-        if (near) return syi_fail(ctx, SY_E_USAGE, "there is no verb \"%s\"; did you mean \"%s\"?", verb, near);
-        return syi_fail(ctx, SY_E_USAGE, "there is no verb \"%s\"; \"steelyard help\" lists them", verb);
-    }
     sy_job *job = syi_calloc(ctx, 1, sizeof *job);
     if (!job) return SY_E_MEMORY;
     job->ctx = ctx;
-    job->verb = v;
+    job->verb = verb;
     syi_settings_init(&job->said, ctx);
     syi_settings_init(&job->all, ctx);
     job->report = json_object();
@@ -214,6 +190,19 @@ sy_status sy_job_new(sy_context *ctx, const char *verb, sy_job **out)
     if (st != SY_OK) { sy_job_free(job); return st; }
     *out = job;
     return SY_OK;
+}
+
+sy_status sy_job_new(sy_context *ctx, const char *verb, sy_job **out)
+{
+    *out = NULL;
+    const sy_verb *v = sy_verb_find(verb);
+    if (v) return syi_job_new(ctx, v, out);
+    const char *names[64];
+    int n = 0;
+    for (const sy_verb *const *p = syi_verbs; *p && n < SYI_COUNT(names); p++) names[n++] = (*p)->name;
+    const char *near = syi_nearest(verb, names, n);
+    if (near) return syi_fail(ctx, SY_E_USAGE, "there is no verb \"%s\"; did you mean \"%s\"?", verb, near);
+    return syi_fail(ctx, SY_E_USAGE, "there is no verb \"%s\"; \"steelyard help\" lists them", verb);
 }
 
 void sy_job_free(sy_job *job)
@@ -247,7 +236,7 @@ static const syi_setting *setting_of(const syi_settings *s, const sy_option *row
 {
     const syi_setting *best = NULL;
     for (int64_t i = 0; i < s->n; i++)
-        if (row_is(row, s->at[i].key) && (!best || s->at[i].flag >= best->flag)) best = &s->at[i];
+        if (syi_option_is(row, s->at[i].key) && (!best || s->at[i].flag >= best->flag)) best = &s->at[i];
     return best;
 }
 

@@ -20,6 +20,8 @@ typedef struct {
  * RESUME/run.yaml itself, below YAML and flags, before any row is filled. */
 #define SYI_SETTINGS_FILE "run.yaml"
 
+/* A job of any verb, also one that is not in the registry (tests). */
+sy_status syi_job_new(sy_context *ctx, const sy_verb *verb, sy_job **out);
 sy_context *syi_job_context(sy_job *job);
 const syi_common *syi_job_common(const sy_job *job);
 syi_arena *syi_job_arena(sy_job *job); /* strings that live as long as the job */
@@ -38,6 +40,15 @@ void syi_job_print(sy_job *job, const char *fmt, ...) SYI_PRINTF(2, 3);
 /* A line of the receipt: what matched, what changed, sizes, hashes. Goes to the log as
  * INFO and into report["receipt"] (array). */
 void syi_job_receipt(sy_job *job, const char *fmt, ...) SYI_PRINTF(2, 3);
+
+/* Does the folder hold a file of that name? */
+static inline bool syi_dir_holds(sy_context *ctx, const char *dir, const char *name)
+{
+    char *path = syi_join(ctx, dir, name);
+    bool yes = path && syi_exists(path);
+    syi_free(ctx, path);
+    return yes;
+}
 
 /* -- rows and methods by name ------------------------------------------------------- */
 /* The row called `key` (dashes; an alias counts) or NULL. rows may be NULL. */

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Reports for people: most verbs as aligned lines "key  value"; inspect and methods as
+ * tables. The keys are those of --json, so that one leads to the other. */
+#include "cli/cli.h"
+
+#include <stdlib.h>
+
+static void print_number(const char *key, const json_t *v)
+{
+    char buf[32];
+    if (json_is_integer(v)) {
+        long long n = (long long)json_integer_value(v);
+        size_t k = strlen(key);
+        bool bytes = k >= 5 && !strcmp(key + k - 5, "bytes");
+        if (bytes || strstr(key, "bytes_")) printf("%s\n", syi_human_bytes(buf, n));
+        else printf("%lld\n", n);
+        return;
+    }
+    double d = json_number_value(v);
+    if (!strcmp(key, "seconds")) printf("%s\n", syi_human_time(buf, d));
+    else printf("%.6g\n", d);
+}
+
+static void print_pairs(const json_t *report)
+{
+    const char *key;
+    json_t *v;
+    int wide = 0;
+    json_object_foreach((json_t *)(uintptr_t)report, key, v) {
+        if (!strcmp(key, "receipt")) continue;
+        if ((int)strlen(key) > wide) wide = (int)strlen(key);
+    }
+    json_object_foreach((json_t *)(uintptr_t)report, key, v) {
+        if (!strcmp(key, "receipt")) continue; /* the log has shown it */
+        printf("%s", key);
+        for (int i = (int)strlen(key); i < wide + 2; i++) putchar(' ');
+        if (json_is_number(v)) print_number(key, v);
+        else if (json_is_string(v)) printf("%s\n", json_string_value(v));
+        else if (json_is_boolean(v)) puts(json_is_true(v) ? "yes" : "no");
+        else {
+            char *text = json_dumps(v, JSON_ENCODE_ANY);
+            puts(text ? text : "");
+            free(text);
+        }
+    }
+}
+
+/* -- tables --------------------------------------------------------------------- */
+
+static const char *text_of(const json_t *row, const char *key)
+{
+    const char *s = json_string_value(json_object_get(row, key));
+    return s ? s : "";
+}
+
+static void print_methods(const json_t *report)
+{
+    json_t *row, *list = json_object_get(report, "methods");
+    size_t i;
+    int wide = 4;
+    const char *kind = "";
+    json_array_foreach(list, i, row) {
+        int n = (int)strlen(text_of(row, "name"));
+        if (n > wide) wide = n;
+    }
+    json_array_foreach(list, i, row) {
+        const char *k = text_of(row, "kind");
+        if (strcmp(k, kind)) printf("%s%ss\n", i ? "\n" : "", k);
+        kind = k;
+        printf("  %-*s  %s\n", wide, text_of(row, "name"), text_of(row, "title"));
+        if (*text_of(row, "paper")) printf("  %-*s  %s\n", wide, "", text_of(row, "paper"));
+    }
+    puts("\n\"steelyard help NAME\" shows a method's page.");
+}
+
+static void shape_text(char *out, size_t size, const json_t *shape)
+{
+    size_t n = 0, i;
+    json_t *d;
+    out[n++] = '[';
+    json_array_foreach(shape, i, d) {
+        int k = snprintf(out + n, size - n, "%s%lld", i ? ", " : "", (long long)json_integer_value(d));
+        if (k < 0 || n + (size_t)k + 2 >= size) break;
+        n += (size_t)k;
+    }
+    out[n++] = ']';
+    out[n] = 0;
+}
+
+static void print_inspect(const json_t *report)
+{
+    char buf[32], shape[128];
+    json_t *v, *summary = json_object_get(report, "summary"), *list = json_object_get(report, "groups");
+    const char *key;
+    size_t i;
+    int wide = 6;
+    printf("%s: %s\n", text_of(report, "path"), text_of(report, "kind"));
+    json_object_foreach(summary, key, v) {
+        char *text = json_is_string(v) ? NULL : json_dumps(v, JSON_ENCODE_ANY);
+        printf("  %-24s %s\n", key, json_is_string(v) ? json_string_value(v) : text ? text : "");
+        free(text);
+    }
+    json_array_foreach(list, i, v) {
+        int n = (int)strlen(text_of(v, "name"));
+        if (n > wide) wide = n;
+    }
+    if (wide > 64) wide = 64;
+    printf("\n%-*s  %-6s %5s  %-18s %s\n", wide, "tensor", "type", "count", "shape", "bytes");
+    json_array_foreach(list, i, v) {
+        shape_text(shape, sizeof shape, json_object_get(v, "shape"));
+        printf("%-*s  %-6s %5lld  %-18s %s\n", wide, text_of(v, "name"), text_of(v, "type"),
+               (long long)json_integer_value(json_object_get(v, "count")), shape,
+               syi_human_bytes(buf, json_integer_value(json_object_get(v, "bytes"))));
+    }
+    printf("\n%lld tensors, %lld parameters, %s", (long long)json_integer_value(json_object_get(report, "tensor_count")),
+           (long long)json_integer_value(json_object_get(report, "parameters")),
+           syi_human_bytes(buf, json_integer_value(json_object_get(report, "bytes"))));
+    json_t *types = json_object_get(report, "types");
+    json_object_foreach(types, key, v)
+        printf(", %s %s", key, syi_human_bytes(buf, json_integer_value(json_object_get(v, "bytes"))));
+    putchar('\n');
+}
+
+void cli_print(const char *verb, const json_t *report)
+{
+    static const struct { const char *verb; void (*print)(const json_t *); } own[] = {
+        { "methods", print_methods }, { "inspect", print_inspect }
+    };
+    for (int i = 0; i < SYI_COUNT(own); i++)
+        if (!strcmp(verb, own[i].verb)) { own[i].print(report); return; }
+    print_pairs(report);
+}

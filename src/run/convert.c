@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The verb "convert": a model or an adapter from one form into another. What IN is says
+ * its files; what OUT is says its name: ".gguf" or else a folder. */
+#include "run/job.h"
+#include "run/run.h"
+
+enum { AS_IT_IS };
+static const char *const dtype_choices[] = { "auto", "f32", "f16", "bf16", "q8_0", NULL };
+static const int dtype_of[] = { -1, SY_F32, SY_F16, SY_BF16, SY_Q8_0 };
+
+typedef struct { char *in, *out, *base; int dtype; int64_t shard; } convert_self;
+
+static const sy_option rows[] = {
+    { .name = "in", .type = SY_OPT_PATH, .offset = offsetof(convert_self, in), .flags = SY_OPT_POSITION | SY_OPT_REQUIRED,
+      .help = "Hugging Face folder, GGUF model, adapter folder or LoRA GGUF", .example = "models/tiny" },
+    { .name = "out", .type = SY_OPT_PATH, .offset = offsetof(convert_self, out), .flags = SY_OPT_POSITION | SY_OPT_REQUIRED,
+      .help = "a name that ends in .gguf, or a folder that does not exist yet", .example = "tiny.gguf" },
+    { .name = "dtype", .type = SY_OPT_ENUM, .offset = offsetof(convert_self, dtype), .def = "auto", .choices = dtype_choices, .alias = "outtype",
+      .help = "type of the matrices; auto: as they are, coded ones that cannot be written exactly as f32", .example = "bf16" },
+    { .name = "base", .type = SY_OPT_PATH, .offset = offsetof(convert_self, base), .alias = "base-model",
+      .help = "the model that an adapter belongs to; without it: the one that its config names", .example = "models/tiny" },
+    { .name = "shard-size", .type = SY_OPT_SIZE, .offset = offsetof(convert_self, shard), .def = "5G", .alias = "max_shard_size",
+      .help = "largest safetensors file before the model is split; 0: one file", .example = "2G" },
+    { .name = NULL }
+};
+
+static void report_sizes(sy_job *job, const char *from, const char *to, int64_t tensors, int64_t bytes, const char *out)
+{
+    char size[32];
+    json_t *report = syi_job_report(job);
+    json_object_set_new(report, "from", json_string(from));
+    json_object_set_new(report, "to", json_string(to));
+    json_object_set_new(report, "tensors", json_integer(tensors));
+    json_object_set_new(report, "bytes", json_integer(bytes));
+    syi_job_receipt(job, "%s -> %s: %lld tensors, %s%s%s", from, to, (long long)tensors, syi_human_bytes(size, bytes),
+                    syi_job_common(job)->dry_run ? " (not written: --dry-run) " : " in ", out);
+}
+
+/* -- models ------------------------------------------------------------------------- */
+
+static bool coded(sy_dtype t) { return sy_dtype_block_len(t) > 1; }
+
+/* "auto" for this source: the type in which nothing is lost. */
+static int auto_dtype(const syi_source *s, bool to_gguf)
+{
+    for (int64_t i = 0; i < sy_checkpoint_count(s->tensors); i++) {
+        sy_dtype t = sy_checkpoint_at(s->tensors, i)->dtype;
+        if (coded(t) && !(to_gguf && t == SY_Q8_0)) return SY_F32;
+    }
+    return -1;
+}
+
+static sy_status planned_bytes(const syi_source *s, int dtype, syi_export *how)
+{
+    for (int64_t i = 0; i < sy_checkpoint_count(s->tensors); i++) {
+        const sy_entry *e = sy_checkpoint_at(s->tensors, i);
+        sy_tensor t = { .dtype = dtype >= 0 && e->rank > 1 ? (sy_dtype)dtype : e->dtype, .rank = e->rank };
+        memcpy(t.dim, e->dim, sizeof t.dim);
+        how->tensors++;
+        how->bytes += sy_tensor_bytes(&t);
+    }
+    return SY_OK;
+}
+
+static sy_status convert_model(sy_job *job, const convert_self *self, bool to_gguf)
+{
+    sy_context *ctx = syi_job_context(job);
+    syi_source *s;
+    SYI_TRY(syi_source_open(ctx, self->in, true, &s));
+    int dtype = self->dtype == AS_IT_IS ? auto_dtype(s, to_gguf) : dtype_of[self->dtype];
+    syi_export how = { .dtype = (sy_dtype)dtype, .shard_bytes = self->shard };
+    sy_status st;
+    if (syi_job_common(job)->dry_run) st = planned_bytes(s, dtype, &how);
+    else if (to_gguf) st = syi_source_to_gguf(s, self->out, &how);
+    else st = syi_source_to_folder(s, self->out, &how);
+    if (st == SY_OK)
+        report_sizes(job, s->gguf ? "GGUF model" : "Hugging Face folder", to_gguf ? "GGUF model" : "Hugging Face folder", how.tensors, how.bytes, self->out);
+    syi_source_close(s);
+    return st;
+}
+
+/* -- adapters ------------------------------------------------------------------------- */
+
+/* The base that the adapter names, if it is a path that exists. */
+static sy_status base_of(sy_job *job, const convert_self *self, const char **out)
+{
+    sy_context *ctx = syi_job_context(job);
+    syi_adapter_dir *a;
+    *out = self->base;
+    if (self->base) return SY_OK;
+    SYI_TRY(syi_adapter_open(ctx, self->in, &a));
+    const char *name = json_string_value(json_object_get(a->config, "base_model_name_or_path"));
+    if (name && *name && syi_exists(name)) *out = syi_arena_strdup(syi_job_arena(job), name);
+    sy_status st = SY_OK;
+    if (!*out) st = syi_fail(ctx, SY_E_USAGE, "%s belongs to the base model \"%s\", which is not a path here; say where it is with --base PATH",
+                             self->in, name ? name : "");
+    syi_adapter_close(a);
+    return st;
+}
+
+static void free_pairs(sy_context *ctx, syi_lora_pair *pairs, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        syi_free(ctx, pairs[i].a.data);
+        syi_free(ctx, pairs[i].b.data);
+    }
+    syi_free(ctx, pairs);
+}
+
+/* Asks the method for the plain LoRA of the same function, site by site. */
+static sy_status pairs_of(sy_run *run, const char *in, syi_lora_pair **out, int64_t *n)
+{
+    sy_context *ctx = run->ctx;
+    syi_active *active = NULL;
+    for (int i = 0; i < run->n_active; i++)
+        if (run->active[i].method->kind == SY_ADAPTER) active = &run->active[i];
+    *out = NULL;
+    *n = 0;
+    if (!active || !active->method->to_lora)
+        return syi_fail(ctx, SY_E_UNSUPPORTED, "%s is an adapter of type \"%s\", which has no LoRA form; fold it into the model instead "
+                        "(steelyard fold) and convert that", in, active ? active->method->name : "none");
+    syi_lora_pair *pairs = syi_calloc(ctx, (size_t)active->n_wraps + 1, sizeof *pairs);
+    if (!pairs) return SY_E_MEMORY;
+    for (int i = 0; i < active->n_wraps; i++) {
+        syi_lora_pair *p = &pairs[*n];
+        p->module = active->wraps[i]->site->name;
+        sy_status st = active->method->to_lora(active->self, active->wraps[i], &p->a, &p->b, &p->scale);
+        if (st != SY_OK) { free_pairs(ctx, pairs, *n); *n = 0; return st; }
+        ++*n;
+    }
+    *out = pairs;
+    return SY_OK;
+}
+
+static sy_status adapter_to_gguf(sy_job *job, const convert_self *self)
+{
+    sy_context *ctx = syi_job_context(job);
+    const char *base;
+    SYI_TRY(base_of(job, self, &base));
+    if (dtype_of[self->dtype] == SY_Q8_0) return syi_fail(ctx, SY_E_USAGE, "--dtype q8_0 is for models; a LoRA GGUF holds f32, f16 or bf16");
+    sy_run_options options;
+    sy_run_options_init(&options);
+    options.model = base;
+    options.adapter = self->in;
+    options.dtype = SY_F32;
+    options.seed = (uint64_t)syi_job_common(job)->seed;
+    sy_run *run;
+    SYI_TRY(sy_run_open(ctx, &options, &run));
+    syi_lora_pair *pairs;
+    int64_t n;
+    sy_status st = pairs_of(run, self->in, &pairs, &n);
+    if (st == SY_OK) {
+        sy_dtype dtype = self->dtype == AS_IT_IS ? SY_F32 : (sy_dtype)dtype_of[self->dtype];
+        int64_t bytes = 0;
+        for (int64_t i = 0; i < n; i++) bytes += (sy_tensor_count(&pairs[i].a) + sy_tensor_count(&pairs[i].b)) * sy_dtype_block_bytes(dtype);
+        if (!syi_job_common(job)->dry_run) st = syi_lora_to_gguf(ctx, run->model->source, self->out, dtype, pairs, n);
+        if (st == SY_OK) report_sizes(job, "adapter folder", "LoRA GGUF", 2 * n, bytes, self->out);
+        free_pairs(ctx, pairs, n);
+    }
+    sy_run_close(run);
+    return st;
+}
+
+static sy_status adapter_from_gguf(sy_job *job, const convert_self *self)
+{
+    sy_context *ctx = syi_job_context(job);
+    sy_checkpoint *ck;
+    SYI_TRY(sy_checkpoint_open(ctx, self->in, &ck));
+    int64_t tensors = sy_checkpoint_count(ck), bytes = 0;
+    for (int64_t i = 0; i < tensors; i++) {
+        sy_tensor t = { .dtype = SY_F32, .rank = sy_checkpoint_at(ck, i)->rank };
+        memcpy(t.dim, sy_checkpoint_at(ck, i)->dim, sizeof t.dim);
+        bytes += sy_tensor_bytes(&t);
+    }
+    sy_checkpoint_close(ck);
+    if (!syi_job_common(job)->dry_run) SYI_TRY(syi_lora_from_gguf(ctx, self->in, self->out));
+    report_sizes(job, "LoRA GGUF", "adapter folder", tensors, bytes, self->out);
+    return SY_OK;
+}
+
+/* -- which of them ------------------------------------------------------------------------ */
+
+typedef enum { MODEL_FOLDER, MODEL_GGUF, ADAPTER_FOLDER, ADAPTER_GGUF } form;
+
+static sy_status form_of(sy_context *ctx, const char *path, form *out)
+{
+    if (!syi_exists(path)) return syi_fail(ctx, SY_E_INPUT, "%s does not exist; convert wants a Hugging Face folder, a GGUF or an adapter folder", path);
+    if (syi_is_dir(path)) {
+        *out = syi_dir_holds(ctx, path, "adapter_config.json") ? ADAPTER_FOLDER : MODEL_FOLDER;
+        return SY_OK;
+    }
+    syi_gguf *g;
+    const char *type = "model";
+    SYI_TRY(syi_gguf_open(ctx, path, &g));
+    syi_gguf_str(g, "general.type", &type);
+    *out = strcmp(type, "adapter") ? MODEL_GGUF : ADAPTER_GGUF;
+    syi_gguf_close(g);
+    return SY_OK;
+}
+
+static sy_status run(void *self_, sy_job *job)
+{
+    convert_self *self = self_;
+    sy_context *ctx = syi_job_context(job);
+    form from;
+    SYI_TRY(form_of(ctx, self->in, &from));
+    bool to_gguf = syi_ends(self->out, ".gguf");
+    if (!to_gguf && dtype_of[self->dtype] == SY_Q8_0)
+        return syi_fail(ctx, SY_E_USAGE, "--dtype q8_0 is a GGUF type, but \"%s\" is a folder; give OUT a name that ends in .gguf", self->out);
+    if (self->base && (from == MODEL_FOLDER || from == MODEL_GGUF))
+        return syi_fail(ctx, SY_E_USAGE, "--base is for adapters, but %s is a model", self->in);
+    if (from == ADAPTER_GGUF && to_gguf)
+        return syi_fail(ctx, SY_E_USAGE, "%s is a LoRA GGUF already; give a folder as OUT", self->in);
+    if (from == ADAPTER_GGUF) return adapter_from_gguf(job, self);
+    if (from == ADAPTER_FOLDER && !to_gguf)
+        return syi_fail(ctx, SY_E_USAGE, "%s is an adapter folder already; give OUT a name that ends in .gguf", self->in);
+    if (from == ADAPTER_FOLDER) return adapter_to_gguf(job, self);
+    return convert_model(job, self, to_gguf);
+}
+
+const sy_verb sy_verb_convert = {
+    .name = "convert", .title = "a model or adapter in another form",
+    .about = "Hugging Face folder to GGUF and back, GGUF to GGUF of another type, PEFT adapter folder to LoRA GGUF and back; tokenizer and "
+             "chat template come along. Memory does not grow with the model. OUT appears complete or not at all.",
+    .example = "convert models/tiny {tmp}/tiny.gguf --dtype f32", .options = rows, .size = sizeof(convert_self), .run = run
+};
