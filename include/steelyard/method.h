@@ -170,16 +170,16 @@ typedef struct {
     int bias;                    /* 0 none, 1 all, 2 lora_only                        */
 } sy_adapter_common;
 extern const char *const sy_bias_choices[];
-#define SY_ADAPTER_ROWS(type)                                                            \
-    { .name = "target-modules", .type = SY_OPT_LIST, .offset = offsetof(type, common.target_modules), .def = "all-linear", \
+#define SY_ADAPTER_ROWS(owner)                                                           \
+    { .name = "target-modules", .type = SY_OPT_LIST, .offset = offsetof(owner, common.target_modules), .def = "all-linear", \
       .peft = "target_modules", .alias = "lora_target_modules", .help = "linears to adapt: names, one regular expression, or all-linear", .example = "q_proj,v_proj" }, \
-    { .name = "exclude-modules", .type = SY_OPT_LIST, .offset = offsetof(type, common.exclude_modules), .flags = SY_OPT_ADVANCED, \
+    { .name = "exclude-modules", .type = SY_OPT_LIST, .offset = offsetof(owner, common.exclude_modules), .flags = SY_OPT_ADVANCED, \
       .peft = "exclude_modules", .help = "linears to leave alone", .example = "down_proj" }, \
-    { .name = "layers-to-transform", .type = SY_OPT_LIST, .offset = offsetof(type, common.layers_to_transform), .flags = SY_OPT_ADVANCED, \
+    { .name = "layers-to-transform", .type = SY_OPT_LIST, .offset = offsetof(owner, common.layers_to_transform), .flags = SY_OPT_ADVANCED, \
       .peft = "layers_to_transform", .help = "block numbers to adapt (all if empty)", .example = "0,1" }, \
-    { .name = "modules-to-save", .type = SY_OPT_LIST, .offset = offsetof(type, common.modules_to_save), .flags = SY_OPT_ADVANCED, \
+    { .name = "modules-to-save", .type = SY_OPT_LIST, .offset = offsetof(owner, common.modules_to_save), .flags = SY_OPT_ADVANCED, \
       .peft = "modules_to_save", .alias = "lora_modules_to_save", .help = "modules trained whole and stored with the adapter", .example = "norm" }, \
-    { .name = "bias", .type = SY_OPT_ENUM, .offset = offsetof(type, common.bias), .def = "none", .choices = sy_bias_choices, .flags = SY_OPT_ADVANCED, \
+    { .name = "bias", .type = SY_OPT_ENUM, .offset = offsetof(owner, common.bias), .def = "none", .choices = sy_bias_choices, .flags = SY_OPT_ADVANCED, \
       .peft = "bias", .help = "which of the model's biases are trained too", .example = "all" }
 
 enum {
@@ -213,6 +213,10 @@ struct sy_method {
     /* adapter -> plain LoRA of the same function on the ORIGINAL weight: *scale, and
      * A [r,in], B [out,r] allocated with syi_alloc (the caller frees). NULL: has none. */
     sy_status (*to_lora)(void *self, const sy_wrap *at, sy_tensor *a, sy_tensor *b, double *scale);
+    /* adapter: what is saved for slot row `slot` of a site when it is not the parameter's
+     * value itself: *out with data from syi_alloc (the caller frees). data stays NULL:
+     * the value. NULL hook: always the value.                                          */
+    sy_status (*save_slot)(void *self, const sy_wrap *at, int slot, sy_tensor *out);
     /* adapter: keys of adapter_config.json beyond the option rows' (json_t *)          */
     sy_status (*config_out)(void *self, sy_run *run, void *json);
     sy_status (*config_in)(void *self, sy_run *run, const void *json);

@@ -70,10 +70,21 @@ sy_status syi_slot_shape(sy_run *run, const syi_active *a, const sy_site *site, 
 bool syi_slot_when(const syi_active *a, const sy_site *site, const sy_slot *slot);
 double syi_run_group_factor(const sy_run *run, const char *group);
 /* _adapter.c: a PEFT folder around the run's model; strict. */
-sy_status syi_run_adapter_use(sy_context *ctx, const char *dir, sy_use *out); /* method + options from adapter_config.json */
-sy_status syi_run_adapter_load(sy_run *run, syi_active *a, const char *dir);  /* tensors into its slots      */
+/* Method and options from adapter_config.json. */
+sy_status syi_run_adapter_use(sy_context *ctx, const char *dir, sy_use *out);
+/* After attach: the folder's tensors into slots, trained biases and modules_to_save.
+ * Missing, unexpected or misshapen tensors are SY_E_INPUT that names them. */
+sy_status syi_run_adapter_load(sy_run *run, syi_active *a, const char *dir);
+/* Into an existing folder. */
 sy_status syi_run_adapter_save(sy_run *run, syi_active *a, const char *dir);
-/* Rows of a tensor of the model with all active adapters folded in. *changed, *delta: max |difference|. */
-sy_status syi_run_fold_site(sy_run *run, sy_site *site, float *w /* [out,in], in: base, out: folded */, double *delta);
+/* The adapter as a LoRA GGUF (F32, F16 or BF16); SY_E_UNSUPPORTED with the reason when it
+ * is no plain LoRA. Without a file only what it would hold. */
+sy_status syi_run_adapter_to_gguf(sy_run *run, const char *file, sy_dtype dtype, int64_t *tensors, int64_t *bytes);
+/* The name of a slot's, trained bias' or saved module's tensor in PEFT's file. */
+const char *syi_adapter_tensor_name(sy_run *run, const sy_param *p);
+/* _fold.c: the weight of a site with its adapters folded in. w: f32, as the weight is
+ * stored ([out,in]; an embedding's table [vocabulary,hidden]), in: the file's, out: folded.
+ * constant[site->out]: what the chain adds whatever its input. *delta: max |difference|. */
+sy_status syi_run_fold_site(sy_run *run, sy_site *site, float *w, double *constant, double *delta);
 
 #endif
