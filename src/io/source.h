@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Parts of reading and writing whole models that only src/io shares: names and
+ * config values between Hugging Face and GGUF, tokenizers both ways. */
+#ifndef SYI_SOURCE_H
+#define SYI_SOURCE_H
+
+#include "checkpoint.h"
+#include "steelyard/model.h"
+
+/* -- gguf_model.c -------------------------------------------------------------- */
+
+enum { SYI_MODEL_NAME_MAX = 256 };
+
+/* Hugging Face's name of a tensor of GGUF, and its row; NULL: none of that
+ * architecture's. */
+const sy_arch_tensor *syi_name_from_gguf(const sy_arch *arch, const char *gguf, char out[SYI_MODEL_NAME_MAX]);
+/* GGUF's name of a tensor of Hugging Face. */
+const sy_arch_tensor *syi_name_to_gguf(const sy_arch *arch, const char *hf, char out[SYI_MODEL_NAME_MAX]);
+/* The architecture whose GGUF files are called that, or NULL. */
+const sy_arch *syi_arch_of_gguf(const char *name);
+/* config.json and generation_config.json from GGUF's keys. New references. */
+sy_status syi_config_from_gguf(sy_context *ctx, const sy_arch *arch, const syi_gguf *g, const char *path, json_t **config,
+                               json_t **generation);
+/* Keys that describe the architecture. `config` is the struct of arch's rows. */
+sy_status syi_config_to_gguf(syi_gguf_writer *w, const sy_arch *arch, const void *config);
+/* RoPE's frequency divisors [head_dim/2] of the llama3 rule; false: that config has
+ * no such rule. */
+bool syi_rope_factors(const sy_arch *arch, const void *config, float *out);
+
+/* -- gguf_tokenizer.c ------------------------------------------------------------ */
+
+/* tokenizer.json, tokenizer_config.json and the template from GGUF's keys (NULL if
+ * there are none). SY_E_UNSUPPORTED names a vocabulary or pre-tokenizer that is
+ * not known. */
+sy_status syi_tokenizer_from_gguf(sy_context *ctx, const syi_gguf *g, const char *path, json_t **tokenizer, json_t **config,
+                                  char **chat_template);
+/* The other way. vocab: rows of the embedding; ids beyond the tokenizer's are padded. */
+sy_status syi_tokenizer_to_gguf(syi_gguf_writer *w, const syi_source *s, int64_t vocab);
+
+/* -- pretokenizers.c --------------------------------------------------------------- */
+
+/* What `tokenizer.ggml.pre` stands for. */
+typedef struct {
+    const char *names;          /* separated by blanks; the first is written        */
+    const char *pre_tokenizer;  /* as in tokenizer.json                             */
+    const char *normalizer;     /* the same; NULL: none                             */
+    bool ignore_merges, add_bos;
+} syi_pre_row;
+const syi_pre_row *syi_pre_by_name(const char *name);
+/* The row that does what this tokenizer.json does, or NULL. */
+const syi_pre_row *syi_pre_of(const json_t *tokenizer);
+/* "smollm": the row's first name. */
+void syi_pre_name(const syi_pre_row *row, char out[32]);
+/* All first names, ", " between. */
+void syi_pre_list(syi_text *out);
+
+#endif
