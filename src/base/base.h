@@ -134,6 +134,9 @@ typedef struct { const uint8_t *data; int64_t size; void *handle; char *path; } 
 /* Read-only map of a whole file (empty file: size 0, data non-NULL). */
 sy_status syi_map_file(sy_context *ctx, const char *path, syi_mapped *out);
 void syi_unmap_file(sy_context *ctx, syi_mapped *m);
+/* A range of a mapped file will not be read again soon: its whole pages leave memory (they
+ * come back from the file when touched). */
+void syi_mapped_forget(const void *p, int64_t n);
 /* Whole file as NUL-terminated text; refuses more than `max` bytes. */
 sy_status syi_read_file(sy_context *ctx, const char *path, int64_t max, char **out, int64_t *size);
 

@@ -183,6 +183,13 @@ sy_status syi_map_file(sy_context *ctx, const char *path, syi_mapped *out)
     return SY_OK;
 }
 
+void syi_mapped_forget(const void *p, int64_t n)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t from = ((uintptr_t)p + page - 1) / page * page, to = ((uintptr_t)p + (uintptr_t)syi_max(0, n)) / page * page;
+    if (to > from) madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
 void syi_unmap_file(sy_context *ctx, syi_mapped *m)
 {
     if (m->handle != NULL) munmap(m->handle, (size_t)m->size);

@@ -47,6 +47,7 @@ static sy_status converted(sy_model *m, const sy_entry *e, sy_dtype to, sy_tenso
             status = s;
         }
     }
+    syi_mapped_forget(e->data, e->bytes); /* what was read is held twice otherwise */
     return status;
 }
 
