@@ -10,7 +10,9 @@
 #define SYI_ATTENTION_BACKWARD_H
 
 enum {
-    TILE_ROWS = 48, /* query rows whose weights are made before dK and dV take them */
+    TILE_ROWS = 96, /* query rows whose weights are made before dK and dV take them */
+    SMALL_ROWS = 48,
+    PACK_ROWS = 64, /* that a thread packs at a time */
     RANGES_MAX = 4, /* of keys, a segment: each costs dQ rows of its own */
     ITEMS = 12,     /* wanted: enough for a few threads, whatever the documents are */
     NQ = VW == 8 ? 2 : 4, MQ = 4 /* register tile of the dQ product: rows of width */
@@ -43,7 +45,7 @@ static int64_t ranges_max(int64_t n)
 
 static void lay_out_backward(const syi_attend *a, int64_t at[S_COUNT + 1])
 {
-    const int64_t width = syi_ceil_div(a->dim, 16) * 16, n_seg = segments_max(a->n) + 1, group = a->heads / a->kv_heads;
+    const int64_t width = padded_width(a->dim), n_seg = segments_max(a->n) + 1, group = a->heads / a->kv_heads;
     const int64_t rows = a->n * group + GRAIN * n_seg, packed = a->kv_heads * rows * width / PER * 4;
     /* Ranges of equal area under the diagonal: the c-th of n sees sqrt(1 - c/n) of
      * the rows, 3.07 times in all for RANGES_MAX = 4, and begins up to LN keys early. */
@@ -133,29 +135,42 @@ static float row_dot(sy_dtype dt, const void *x, const void *y, int64_t d)
     return vsum(sum) + rest;
 }
 
-/* Packs rows of segment s for key head j. */
-static void pack_queries(const backward_plan *f, int64_t s, int64_t j)
+/* Packs rows from..to-1 (of all packed rows) for key head j. */
+static void pack_queries(const backward_plan *f, int64_t j, int64_t from, int64_t to)
 {
+    static const word zeros[SYI_ATTENTION_TILE_DIM];
     const plan *p = &f->p;
     const syi_attend *a = p->a;
-    const segment *seg = &p->seg[s];
-    const int64_t rows = (seg->q1 - seg->q0) * p->group, size = item_size(a->dt), base = j * f->rows + f->row_pack[s];
-    for (int64_t r = 0; r < f->row_pack[s + 1] - f->row_pack[s]; r += MR) {
-        const void *q[MR], *dout[MR];
-        for (int m = 0; m < MR; m++) {
-            const bool there = r + m < rows;
-            const int64_t at = there ? row_at(p, seg, j, r + m) * size : 0, i = seg->q0 + (r + m) / p->group, h = j * p->group + (r + m) % p->group;
-            q[m] = there ? (const char *)a->q + at : NULL;
-            dout[m] = there ? (const char *)a->dout + at : NULL;
+    const int64_t size = item_size(a->dt), base = j * f->rows;
+    word spare[2][GRAIN][SYI_ATTENTION_TILE_DIM];
+    int64_t s = 0;
+    for (int64_t hi = p->n_seg; hi - s > 1;) { /* the segment that holds row `from` */
+        int64_t mid = (s + hi) / 2;
+        if (f->row_pack[mid] <= from) s = mid;
+        else hi = mid;
+    }
+    for (int64_t row = from; row < to; row += GRAIN) {
+        while (f->row_pack[s + 1] <= row) s++;
+        const segment *seg = &p->seg[s];
+        const int64_t rows = (seg->q1 - seg->q0) * p->group;
+        const word *q[GRAIN], *dout[GRAIN];
+        for (int m = 0; m < GRAIN; m++) {
+            const int64_t r = row - f->row_pack[s] + m;
+            q[m] = dout[m] = zeros;
             /* a row that is not there gets weights of 2^-126 and products with 0 */
-            f->lse[base + r + m] = there ? ((const float *)a->lse)[h * a->n + i] * 1.44269504088896341f : 1e30f;
-            f->delta[base + r + m] = there ? row_dot(a->dt, dout[m], (const char *)a->out + at, a->dim) : 0;
+            f->lse[base + row + m] = 1e30f, f->delta[base + row + m] = 0;
+            if (r >= rows) continue;
+            const int64_t at = row_at(p, seg, j, r) * size, i = seg->q0 + r / p->group, h = j * p->group + r % p->group;
+            q[m] = words_of(p, (const char *)a->q + at, spare[0][m]);
+            dout[m] = words_of(p, (const char *)a->dout + at, spare[1][m]);
+            f->lse[base + row + m] = ((const float *)a->lse)[h * a->n + i] * 1.44269504088896341f;
+            f->delta[base + row + m] = row_dot(a->dt, (const char *)a->dout + at, (const char *)a->out + at, a->dim);
         }
-        pack_panel(p, q, f->q + (base + r) * p->words);
-        pack_panel(p, dout, f->dout + (base + r) * p->words);
-        for (int m = 0; m < MR; m += PER) {
-            pack_pairs(p, q + m, f->q_pairs + (base + r + m) / PER * p->width);
-            pack_pairs(p, dout + m, f->dout_pairs + (base + r + m) / PER * p->width);
+        rows_to_panels(q, p->words, f->q + (base + row) * p->words);
+        rows_to_panels(dout, p->words, f->dout + (base + row) * p->words);
+        for (int m = 0; m < GRAIN; m += PER) {
+            rows_to_pairs(q + m, p->width, f->q_pairs + (base + row + m) / PER * p->width);
+            rows_to_pairs(dout + m, f->p.width, f->dout_pairs + (base + row + m) / PER * p->width);
         }
     }
 }
@@ -167,131 +182,100 @@ typedef struct {
     float dk[SYI_ATTENTION_TILE_DIM * LN], dv[SYI_ATTENTION_TILE_DIM * LN]; /* [width][LN] */
     word w[TILE_ROWS / PER * LN], ds[TILE_ROWS / PER * LN];              /* pairs of rows, [TILE_ROWS / PER][LN] */
     word ds_rows[TILE_ROWS * LN / PER];                                  /* pairs of keys, [TILE_ROWS][LN / PER] */
-    word rows[LN][SYI_ATTENTION_TILE_DIM];
+    float x[TILE_ROWS * LN], dx[TILE_ROWS * LN];                         /* scores, gradients of weights */
+    word spare[2][LN][SYI_ATTENTION_TILE_DIM];
 } key_block;
 
-/* Weights and score gradients of MR rows and nv vectors of keys; lanes up to all
- * vectors that the tile's products take are filled with zeros. */
-INLINE void row_block(const int nv, int all, const plan *p, const word *q, const word *dout, const float *lse, const float *delta,
-                      const int32_t *lo, const int32_t *hi, int32_t x0, bool masked, key_block *b, int64_t row)
+/* Scores of MR rows become weights, their gradients those of the scores; both as
+ * words for the products that take them. */
+INLINE void row_block(int nv, float scale, const float *lse, const float *delta, const int32_t *lo, const int32_t *hi, int32_t x0,
+                      bool masked, key_block *b, int64_t row)
 {
-    const vf scale = vset((float)(p->a->scale * 1.44269504088896341));
-    vf acc[MR][NV];
-    float w[MR * LN];
-    UNROLL for (int m = 0; m < MR; m++)
-        UNROLL for (int n = 0; n < nv; n++) acc[m][n] = vset(0);
-    multiply(MR, nv, p->words, q, 1, MR, b->k, LN, acc);
-    UNROLL for (int m = 0; m < MR; m++) {
-        const vf shift = vset(lse[m]);
-        UNROLL for (int n = 0; n < nv; n++) acc[m][n] = vexp2(acc[m][n] * scale - shift);
-    }
-    if (masked) {
-        vi lane;
-        for (int i = 0; i < VW; i++) lane[i] = x0 + i;
-        UNROLL for (int m = 0; m < MR; m++)
-            UNROLL for (int n = 0; n < nv; n++) {
-                vi key = lane + n * VW;
-                acc[m][n] = vselect((vi)(key >= lo[m]) & (vi)(key <= hi[m]), acc[m][n], vset(0));
-            }
-    }
-    UNROLL for (int m = 0; m < MR; m += PER)
-        UNROLL for (int n = 0; n < nv; n++) {
-            vstore_f32(w + m * LN + n * VW, acc[m][n]);
-            if (PER == 2) vstore_f32(w + (m + PER - 1) * LN + n * VW, acc[m + PER - 1][n]);
-            wstore(b->w + (row + m) / PER * LN + n * VW, pair_up(acc[m][n], acc[m + PER - 1][n]));
-        }
-    UNROLL for (int m = 0; m < MR; m++)
-        UNROLL for (int n = 0; n < nv; n++) acc[m][n] = vset(0);
-    multiply(MR, nv, p->words, dout, 1, MR, b->v, LN, acc);
-    UNROLL for (int m = 0; m < MR; m++) {
-        const vf own = vset(delta[m]);
-        UNROLL for (int n = 0; n < nv; n++) {
-            acc[m][n] = vload_f32(w + m * LN + n * VW) * (acc[m][n] - own);
+    vi lane;
+    for (int i = 0; i < VW; i++) lane[i] = x0 + i;
+    for (int n = 0; n < nv; n++, lane = lane + VW)
+        UNROLL for (int m = 0; m < MR; m += 2) {
+            vf w[2], ds[2];
+            UNROLL for (int i = 0; i < 2; i++) {
+                const int64_t at = (row + m + i) * LN + n * VW;
+                w[i] = vexp2(vload_f32(b->x + at) * vset(scale) - vset(lse[m + i]));
+                if (masked) w[i] = vselect((vi)(lane >= lo[m + i]) & (vi)(lane <= hi[m + i]), w[i], vset(0));
+                ds[i] = w[i] * (vload_f32(b->dx + at) - vset(delta[m + i]));
 #if TILE_PAIRS
-            vstore_bf16((bf16 *)(void *)(b->ds_rows + (row + m) * LN / 2) + n * VW, acc[m][n]);
+                vstore_bf16((bf16 *)(void *)b->ds_rows + at, ds[i]);
 #endif
-        }
-    }
-    UNROLL for (int m = 0; m < MR; m += PER)
-        UNROLL for (int n = 0; n < nv; n++)
-            wstore(b->ds + (row + m) / PER * LN + n * VW, pair_up(acc[m][n], acc[m + PER - 1][n]));
-    for (int n = nv; n < all; n++)
-        for (int m = 0; m < MR; m += PER) {
-            wstore(b->w + (row + m) / PER * LN + n * VW, vset(0));
-            wstore(b->ds + (row + m) / PER * LN + n * VW, vset(0));
+            }
+            const int64_t to = (row + m) / PER * LN + n * VW;
+            wstore(b->w + to, pair_up(w[0], w[1]));
+            wstore(b->ds + to, pair_up(ds[0], ds[1]));
+            if (PER == 1) {
+                wstore(b->w + to + LN, w[1]);
+                wstore(b->ds + to + LN, ds[1]);
+            }
         }
 }
 
-/* dq[row][width] += ds[row][keys] K for MR rows, nv vectors of width. */
-INLINE void add_dq_part(const int nv, const plan *p, const word *ds, const word *k_pairs, int64_t depth, float *dq)
+/* dq[row][width] += ds[row][keys] K for `rows` rows, nv vectors of width. */
+INLINE void add_dq_part(const int nv, int64_t rows, int64_t width, const word *ds, const word *k_pairs, int64_t depth, float *dq)
 {
-    for (int r = 0; r < MR; r += MQ) {
+    for (int64_t r = 0; r < rows; r += MQ, ds += MQ * (LN / PER), dq += MQ * width) {
         vf acc[MQ][NQ];
         UNROLL for (int m = 0; m < MQ; m++)
-            UNROLL for (int n = 0; n < nv; n++) acc[m][n] = vload_f32(dq + (r + m) * p->width + n * VW);
-        for (int64_t d = 0; d < depth; d++) {
-            vf x[NQ];
-            UNROLL for (int n = 0; n < nv; n++) x[n] = wload(k_pairs + d * p->width + n * VW);
+            UNROLL for (int n = 0; n < nv; n++) acc[m][n] = vload_f32(dq + m * width + n * VW);
+        const word *y = k_pairs;
+        for (int64_t d = 0; d < depth; d++, y += width) {
+            vf right[NQ];
+            UNROLL for (int n = 0; n < nv; n++) right[n] = wload(y + n * VW);
             UNROLL for (int m = 0; m < MQ; m++) {
-                vf y = wset(ds + (r + m) * (LN / PER) + d);
-                UNROLL for (int n = 0; n < nv; n++) acc[m][n] = dot(acc[m][n], y, x[n]);
+                vf left = wset(ds + m * (LN / PER) + d);
+                UNROLL for (int n = 0; n < nv; n++) acc[m][n] = dot(acc[m][n], left, right[n]);
             }
         }
         UNROLL for (int m = 0; m < MQ; m++)
-            UNROLL for (int n = 0; n < nv; n++) vstore_f32(dq + (r + m) * p->width + n * VW, acc[m][n]);
+            UNROLL for (int n = 0; n < nv; n++) vstore_f32(dq + m * width + n * VW, acc[m][n]);
     }
 }
 
-static void add_dq(const plan *p, const word *ds, const word *k_pairs, int64_t depth, float *dq)
+static __attribute__((noinline)) void add_dq_wide(int64_t rows, int64_t width, const word *ds, const word *k_pairs, int64_t depth, float *dq)
 {
-    int64_t c = 0;
-    for (; c + NQ * VW <= p->width; c += NQ * VW) add_dq_part(NQ, p, ds, k_pairs + c, depth, dq + c);
-    for (; c < p->width; c += VW) add_dq_part(1, p, ds, k_pairs + c, depth, dq + c);
+    add_dq_part(NQ, rows, width, ds, k_pairs, depth, dq);
 }
 
-/* All rows r0..r1-1 (multiples of MR) of a tile against one block of keys x0... */
+static __attribute__((noinline)) void add_dq_one(int64_t rows, int64_t width, const word *ds, const word *k_pairs, int64_t depth, float *dq)
+{
+    add_dq_part(1, rows, width, ds, k_pairs, depth, dq);
+}
+
+/* Rows r0..r1-1 (multiples of MR) against the block of keys x0... */
 static void row_tile(const backward_plan *f, const segment *s, int64_t base, int64_t r0, int64_t r1, int64_t x0, int most, float *dq, key_block *b)
 {
     const plan *p = &f->p;
-    const int64_t last = s->q1 - s->q0 - 1;
-    const int all = (int)syi_min(most, syi_min(syi_min((r1 - 1) / p->group, last) - x0, LN - 1) / VW + 1);
+    const int64_t last = s->q1 - s->q0 - 1, rows = r1 - r0, depth = rows / PER;
+    const float scale = (float)(p->a->scale * 1.44269504088896341);
+    const int nv = (int)syi_min(most, syi_min(syi_min((r1 - 1) / p->group, last) - x0, LN - 1) / VW + 1); /* vectors that some row sees */
+    product[nv](rows, p->words, f->q + (base + r0) * p->words, MR * p->words, MR, b->k, b->x);
+    product[nv](rows, p->words, f->dout + (base + r0) * p->words, MR * p->words, MR, b->v, b->dx);
     for (int64_t r = r0; r < r1; r += MR) {
         const int64_t i0 = r / p->group, i1 = syi_min((r + MR - 1) / p->group, last);
-        if (i1 < x0) { /* rows that only fill up the first MR */
-            for (int m = 0; m < MR / PER * all; m++) {
-                wstore(b->w + ((r - r0) / PER + m / all) * LN + m % all * VW, vset(0));
-                wstore(b->ds + ((r - r0) / PER + m / all) * LN + m % all * VW, vset(0));
-            }
+        const float *lse = f->lse + base + r, *delta = f->delta + base + r;
+        if (i0 >= x0 + nv * VW - 1 && syi_attend_lo(p->a, s->q0 + i1) - s->k0 <= x0) {
+            row_block(nv, scale, lse, delta, NULL, NULL, 0, false, b, r - r0);
             continue;
         }
-        const int nv = (int)syi_min(all, (i1 - x0) / VW + 1);
-        const bool masked = i0 < x0 + nv * VW - 1 || syi_attend_lo(p->a, s->q0 + i1) - s->k0 > x0;
         int32_t lo[MR], hi[MR];
-        for (int m = 0; masked && m < MR; m++) {
+        for (int m = 0; m < MR; m++) {
             const int64_t i = syi_min((r + m) / p->group, last);
             lo[m] = (int32_t)(syi_attend_lo(p->a, s->q0 + i) - s->k0), hi[m] = (int32_t)i;
         }
-        const word *q = f->q + (base + r) * p->words, *dout = f->dout + (base + r) * p->words;
-        const float *lse = f->lse + base + r, *delta = f->delta + base + r;
-        if (nv == 1) row_block(1, all, p, q, dout, lse, delta, lo, hi, (int32_t)x0, masked, b, r - r0);
-        else if (nv == 2) row_block(2, all, p, q, dout, lse, delta, lo, hi, (int32_t)x0, masked, b, r - r0);
-        else row_block(3, all, p, q, dout, lse, delta, lo, hi, (int32_t)x0, masked, b, r - r0);
-        if (p->a->dq)
-            add_dq(p, PER == 2 ? b->ds_rows + (r - r0) * (LN / PER) : b->ds + (r - r0) * LN, b->k_pairs, nv * VW / PER,
-                   dq + (r - r0) * p->width);
+        row_block(nv, scale, lse, delta, lo, hi, (int32_t)x0, true, b, r - r0);
     }
-    const int64_t depth = (r1 - r0) / PER;
-    const word *qp = f->q_pairs + (base + r0) / PER * p->width, *dp = f->dout_pairs + (base + r0) / PER * p->width;
-    if (all == 1) {
-        accumulate(1, p->width, depth, dp, 1, p->width, b->w, LN, b->dv, LN);
-        accumulate(1, p->width, depth, qp, 1, p->width, b->ds, LN, b->dk, LN);
-    } else if (all == 2) {
-        accumulate(2, p->width, depth, dp, 1, p->width, b->w, LN, b->dv, LN);
-        accumulate(2, p->width, depth, qp, 1, p->width, b->ds, LN, b->dk, LN);
-    } else {
-        accumulate(3, p->width, depth, dp, 1, p->width, b->w, LN, b->dv, LN);
-        accumulate(3, p->width, depth, qp, 1, p->width, b->ds, LN, b->dk, LN);
-    }
+    product_add[nv](p->width, depth, f->dout_pairs + (base + r0) / PER * p->width, MR, p->width, b->w, b->dv);
+    product_add[nv](p->width, depth, f->q_pairs + (base + r0) / PER * p->width, MR, p->width, b->ds, b->dk);
+    if (!p->a->dq) return;
+    const word *ds = PER == 2 ? b->ds_rows : b->ds;
+    int64_t c = 0;
+    for (; c + NQ * VW <= p->width; c += NQ * VW) add_dq_wide(rows, p->width, ds, b->k_pairs + c, nv * VW / PER, dq + c);
+    for (; c < p->width; c += VW) add_dq_one(rows, p->width, ds, b->k_pairs + c, nv * VW / PER, dq + c);
 }
 
 /* dk or dv [width][LN] of n keys from x0 on into the rows of the result. */
@@ -300,9 +284,10 @@ static void store_keys(const plan *p, const segment *s, int64_t j, int64_t x0, i
     const syi_attend *a = p->a;
     if (!to) return;
     for (int64_t i = 0; i < p->width * LN; i += VW) vstore_f32(sums + i, vload_f32(sums + i) * vset(scale));
-    transpose((int)p->width, LN, (const word *)(const void *)sums, LN, b->rows[0], SYI_ATTENTION_TILE_DIM);
+    float *rows = (float *)(void *)b->spare[0][0];
+    lanes_to_rows(sums, p->width, rows);
     for (int64_t x = 0; x < n; x++)
-        row_store(a->dt, (const float *)(const void *)b->rows[x], a->dim, add,
+        row_store(a->dt, rows + x * p->width, a->dim, add,
                   (char *)to + ((s->k0 + x0 + x) * a->k_token + j * a->k_head) * item_size(a->dt));
 }
 
@@ -316,24 +301,27 @@ static void run_range(const backward_plan *f, const range *g, int64_t j, key_blo
     if (a->dq) memset(dq, 0, (size_t)((g->r1 - g->r0) * p->width) * sizeof *dq);
     for (int64_t x0 = g->k0; x0 < g->k1; x0 += LN) {
         const int64_t n = syi_min(LN, g->k1 - x0);
-        const void *ks[LN];
+        const word *ks[LN], *vs[LN];
         for (int64_t x = 0; x < LN; x++) { /* lanes without a key repeat the last and are masked */
             const int64_t at = ((s->k0 + x0 + syi_min(x, n - 1)) * a->k_token + j * a->k_head) * size;
-            ks[x] = (const char *)a->k + at;
-            row_words(a->dt, (const char *)a->v + at, a->dim, b->rows[x], p->words);
+            ks[x] = words_of(p, (const char *)a->k + at, b->spare[0][x]);
+            vs[x] = words_of(p, (const char *)a->v + at, b->spare[1][x]);
         }
-        transpose(LN, (int)p->words, b->rows[0], SYI_ATTENTION_TILE_DIM, b->v, LN);
-        for (int64_t x = 0; x < LN; x++) row_words(a->dt, ks[x], a->dim, b->rows[x], p->words);
-        transpose(LN, (int)p->words, b->rows[0], SYI_ATTENTION_TILE_DIM, b->k, LN);
-        for (int64_t x = 0; x < LN; x += PER) pack_pairs(p, ks + x, b->k_pairs + x / PER * p->width);
+        rows_to_lanes(ks, p->words, b->k);
+        rows_to_lanes(vs, p->words, b->v);
+        for (int64_t x = 0; x < LN; x += PER) rows_to_pairs(ks + x, p->width, b->k_pairs + x / PER * p->width);
         memset(b->dk, 0, (size_t)(p->width * LN) * sizeof *b->dk);
         memset(b->dv, 0, (size_t)(p->width * LN) * sizeof *b->dv);
 
         const int64_t begin = x0 * p->group / MR * MR;
         const int64_t end = syi_ceil_div((last_query(p, s, x0 + n - 1) + 1) * p->group, MR) * MR;
         const int most = (int)syi_ceil_div(n, VW);
-        for (int64_t r = begin; r < end; r += TILE_ROWS)
-            row_tile(f, s, base, r, syi_min(r + TILE_ROWS, end), x0, most, dq + (r - g->r0) * p->width, b);
+        /* near the diagonal in smaller tiles, which skip vectors that no row sees */
+        const int64_t diagonal = (x0 + LN) * p->group;
+        for (int64_t r = begin, next; r < end; r = next) {
+            next = syi_min(r + (r < diagonal ? SMALL_ROWS : TILE_ROWS), end);
+            row_tile(f, s, base, r, next, x0, most, dq + (r - g->r0) * p->width, b);
+        }
         store_keys(p, s, j, x0, n, b->dk, (float)a->scale, a->add_k, a->dk, b);
         store_keys(p, s, j, x0, n, b->dv, 1, a->add_v, a->dv, b);
     }
@@ -363,10 +351,12 @@ static void tile_backward(const syi_attend *a)
 {
     const backward_plan f = plan_backward(a);
     const plan *p = &f.p;
+    const int64_t packs = syi_ceil_div(f.rows, PACK_ROWS);
 #pragma omp parallel num_threads(a->threads)
     {
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t i = 0; i < p->n_seg * a->kv_heads; i++) pack_queries(&f, i / a->kv_heads, i % a->kv_heads);
+        for (int64_t i = 0; i < packs * a->kv_heads; i++)
+            pack_queries(&f, i / packs, i % packs * PACK_ROWS, syi_min(i % packs * PACK_ROWS + PACK_ROWS, f.rows));
         key_block b;
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < f.n_range * a->kv_heads; i++)

@@ -26,7 +26,7 @@ enum { NV = 3, MR = 4 };
 #else
 enum { NV = 3, MR = 8 };
 #endif
-enum { LN = NV * VW, PER = TILE_PAIRS ? 2 : 1, GRAIN = 8 /* keys of a segment are padded to this */ };
+enum { LN = NV * VW, PER = TILE_PAIRS ? 2 : 1, GRAIN = 16 /* rows and keys are packed so many at a time */ };
 
 typedef uint32_t word;
 
@@ -108,35 +108,45 @@ INLINE vf dot(vf acc, vf a, vf b)
 #endif
 }
 
-/* acc[m][n] += sum over p < depth of a[m*am + p*ap] * b[p*bs + n*VW ..]: the one
- * product that all of attention is made of. mr and nv are constants where it is
- * called, so that acc stays in registers. */
-INLINE void multiply(const int mr, const int nv, int64_t depth, const word *a, int64_t am, int64_t ap, const word *b, int64_t bs,
-                     vf acc[MR][NV])
+/* The one product that attention is made of. For rows r < rows (a multiple of MR)
+ * and nv vectors of lanes: out[r*LN + n*VW ..] (+)= sum over p < depth of
+ * a[r/MR*panel + r%MR + p*step] * b[p*LN + n*VW ..]. */
+INLINE void product_of(const int nv, const bool add, int64_t rows, int64_t depth, const word *a, int64_t panel, int64_t step,
+                       const word *b, float *out)
 {
-    for (int64_t p = 0; p < depth; p++) {
-        vf x[NV];
-        UNROLL for (int n = 0; n < nv; n++) x[n] = wload(b + p * bs + n * VW);
-        UNROLL for (int m = 0; m < mr; m++) {
-            vf y = wset(a + m * am + p * ap);
-            UNROLL for (int n = 0; n < nv; n++) acc[m][n] = dot(acc[m][n], y, x[n]);
+    for (int64_t r = 0; r < rows; r += MR, a += panel, out += MR * LN) {
+        vf acc[MR][NV];
+        UNROLL for (int m = 0; m < MR; m++)
+            UNROLL for (int n = 0; n < nv; n++) acc[m][n] = add ? vload_f32(out + m * LN + n * VW) : vset(0);
+        const word *x = a, *y = b;
+        for (int64_t p = 0; p < depth; p++, x += step, y += LN) {
+            vf right[NV];
+            UNROLL for (int n = 0; n < nv; n++) right[n] = wload(y + n * VW);
+            UNROLL for (int m = 0; m < MR; m++) {
+                vf left = wset(x + m);
+                UNROLL for (int n = 0; n < nv; n++) acc[m][n] = dot(acc[m][n], left, right[n]);
+            }
         }
+        UNROLL for (int m = 0; m < MR; m++)
+            UNROLL for (int n = 0; n < nv; n++) vstore_f32(out + m * LN + n * VW, acc[m][n]);
     }
 }
 
-/* out[m*stride + n*VW ..] += the same sum, for rows m < rows (a multiple of MR). */
-INLINE void accumulate(const int nv, int64_t rows, int64_t depth, const word *a, int64_t am, int64_t ap, const word *b, int64_t bs,
-                       float *out, int64_t stride)
-{
-    for (int64_t r = 0; r < rows; r += MR) {
-        vf acc[MR][NV];
-        UNROLL for (int m = 0; m < MR; m++)
-            UNROLL for (int n = 0; n < nv; n++) acc[m][n] = vload_f32(out + (r + m) * stride + n * VW);
-        multiply(MR, nv, depth, a + r * am, am, ap, b, bs, acc);
-        UNROLL for (int m = 0; m < MR; m++)
-            UNROLL for (int n = 0; n < nv; n++) vstore_f32(out + (r + m) * stride + n * VW, acc[m][n]);
+/* One function each, never inlined: there the sums find registers. */
+#define PRODUCT(name, nv, add) \
+    static __attribute__((noinline)) void name(int64_t rows, int64_t depth, const word *a, int64_t panel, int64_t step, const word *b, float *out) \
+    { \
+        product_of(nv, add, rows, depth, a, panel, step, b, out); \
     }
-}
+PRODUCT(product_1, 1, false)
+PRODUCT(product_2, 2, false)
+PRODUCT(product_3, 3, false)
+PRODUCT(product_add_1, 1, true)
+PRODUCT(product_add_2, 2, true)
+PRODUCT(product_add_3, 3, true)
+typedef void product_fn(int64_t rows, int64_t depth, const word *a, int64_t panel, int64_t step, const word *b, float *out);
+static product_fn *const product[NV + 1] = {NULL, product_1, product_2, product_3};
+static product_fn *const product_add[NV + 1] = {NULL, product_add_1, product_add_2, product_add_3};
 
 /* Two rows (of the summed dimension) become one row of words. */
 INLINE vf pair_up(vf first, vf second)
@@ -185,12 +195,12 @@ static inline void row_store(sy_dtype dt, const float *x, int64_t d, bool add, v
     }
 }
 
+/* out[c*os + r] = in[r][from + c] for 16 rows and 16 words. */
 #if defined(__AVX512F__)
-/* 16 x 16 words: out[c*os + r] = in[r*is + c]. */
-INLINE void transpose16(const word *in, int64_t is, word *out, int64_t os)
+INLINE void transpose16_registers(const word *const in[16], int64_t from, __m512 a[16])
 {
-    __m512 a[16], b[16];
-    UNROLL for (int i = 0; i < 16; i++) a[i] = (__m512)wload(in + i * is);
+    __m512 b[16];
+    UNROLL for (int i = 0; i < 16; i++) a[i] = (__m512)wload(in[i] + from);
     UNROLL for (int i = 0; i < 16; i += 2) {
         b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
         b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
@@ -208,27 +218,83 @@ INLINE void transpose16(const word *in, int64_t is, word *out, int64_t os)
         b[i + 12] = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0xdd);
     }
     UNROLL for (int i = 0; i < 4; i++) {
-        wstore(out + i * os, (vf)_mm512_shuffle_f32x4(b[i], b[i + 8], 0x88));
-        wstore(out + (i + 4) * os, (vf)_mm512_shuffle_f32x4(b[i + 4], b[i + 12], 0x88));
-        wstore(out + (i + 8) * os, (vf)_mm512_shuffle_f32x4(b[i], b[i + 8], 0xdd));
-        wstore(out + (i + 12) * os, (vf)_mm512_shuffle_f32x4(b[i + 4], b[i + 12], 0xdd));
+        a[i] = _mm512_shuffle_f32x4(b[i], b[i + 8], 0x88);
+        a[i + 4] = _mm512_shuffle_f32x4(b[i + 4], b[i + 12], 0x88);
+        a[i + 8] = _mm512_shuffle_f32x4(b[i], b[i + 8], 0xdd);
+        a[i + 12] = _mm512_shuffle_f32x4(b[i + 4], b[i + 12], 0xdd);
     }
 }
 #endif
 
-/* out[c*os + r] = in[r*is + c] for r < rows, c < cols. */
-static inline void transpose(int rows, int cols, const word *in, int64_t is, word *out, int64_t os)
+static void transpose16(const word *const in[16], int64_t from, word *out, int64_t os)
 {
-    int done = 0;
 #if defined(__AVX512F__)
-    if (rows % 16 == 0 && cols % 16 == 0) {
-        for (int r = 0; r < rows; r += 16)
-            for (int c = 0; c < cols; c += 16) transpose16(in + r * is + c, is, out + c * os + r, os);
-        done = rows;
-    }
+    __m512 a[16];
+    transpose16_registers(in, from, a);
+    UNROLL for (int i = 0; i < 16; i++) wstore(out + i * os, (vf)a[i]);
+#else
+    for (int r = 0; r < 16; r++)
+        for (int c = 0; c < 16; c++) out[c * os + r] = in[r][from + c];
 #endif
-    for (int r = done; r < rows; r++)
-        for (int c = 0; c < cols; c++) out[c * os + r] = in[r * is + c];
+}
+
+/* LN rows of `words` words become lanes: out[words][LN]. */
+static void rows_to_lanes(const word *const in[LN], int64_t words, word *out)
+{
+    int l = 0;
+    for (; l + 16 <= LN; l += 16)
+        for (int64_t w = 0; w < words; w += 16) transpose16(in + l, w, out + w * LN + l, LN);
+    for (; l < LN; l++)
+        for (int64_t w = 0; w < words; w++) out[w * LN + l] = in[l][w];
+}
+
+/* sums[width][LN] become LN rows of `width` numbers. */
+static void lanes_to_rows(const float *sums, int64_t width, float *rows)
+{
+    int l = 0;
+    for (; l + 16 <= LN; l += 16)
+        for (int64_t r = 0; r < width; r += 16) {
+            const word *in[16];
+            for (int i = 0; i < 16; i++) in[i] = (const word *)(const void *)(sums + (r + i) * LN + l);
+            transpose16(in, 0, (word *)(void *)(rows + l * width + r), width);
+        }
+    for (int64_t r = 0; r < width; r++)
+        for (int i = l; i < LN; i++) rows[i * width + r] = sums[r * LN + i];
+}
+
+/* 16 rows of `words` words become panels of MR rows: out[r/MR][words][MR]. */
+static void rows_to_panels(const word *const in[16], int64_t words, word *out)
+{
+#if defined(__AVX512F__)
+    for (int64_t w = 0; w < words; w += 16) {
+        __m512 a[16];
+        transpose16_registers(in, w, a);
+        UNROLL for (int i = 0; i < 16; i++) {
+            _mm256_storeu_si256((__m256i *)(void *)(out + (w + i) * MR), _mm512_castsi512_si256(_mm512_castps_si512(a[i])));
+            _mm256_storeu_si256((__m256i *)(void *)(out + (words + w + i) * MR), _mm512_extracti64x4_epi64(_mm512_castps_si512(a[i]), 1));
+        }
+    }
+#else
+    for (int r = 0; r < 16; r++)
+        for (int64_t w = 0; w < words; w++) out[(r / MR * words + w) * MR + r % MR] = in[r][w];
+#endif
+}
+
+/* PER neighbouring rows of `width` numbers become one row of `width` words. */
+static void rows_to_pairs(const word *const in[PER], int64_t width, word *out)
+{
+#if TILE_PAIRS
+    const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2,
+                                         33, 1, 32, 0);
+    const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+    for (int64_t c = 0; c < width; c += 32) {
+        __m512i a = (__m512i)wload(in[0] + c / 2), b = (__m512i)wload(in[1] + c / 2);
+        wstore(out + c, (vf)_mm512_permutex2var_epi16(a, low, b));
+        wstore(out + c + 16, (vf)_mm512_permutex2var_epi16(a, high, b));
+    }
+#else
+    memcpy(out, in[0], (size_t)width * sizeof *out);
+#endif
 }
 
 /* -- segments ------------------------------------------------------------------------- */
@@ -242,7 +308,8 @@ enum { SHORT = 64 /* documents together up to this many tokens */ };
 
 typedef struct {
     const syi_attend *a;
-    int64_t n_seg, group, words /* a row */, width /* words * PER: the padded head size */;
+    int64_t n_seg, group, words /* a row, a multiple of 16 */, width /* words * PER: the padded head size */;
+    bool direct; /* rows in memory are rows of words as they are */
     int64_t pack, blocks; /* packed keys in all, blocks of query rows in all */
     segment *seg;         /* [n_seg + 1], the last one closes pack and block */
 } plan;
@@ -263,10 +330,16 @@ static inline int64_t padded(int64_t bytes)
     return syi_ceil_div(bytes, 64) * 64;
 }
 
+static inline int64_t padded_width(int64_t dim)
+{
+    return syi_ceil_div(dim, 16 * PER) * 16 * PER;
+}
+
 static inline plan make_plan(const syi_attend *a, segment *seg)
 {
-    plan p = {.a = a, .group = a->heads / a->kv_heads, .width = syi_ceil_div(a->dim, 16) * 16, .seg = seg};
+    plan p = {.a = a, .group = a->heads / a->kv_heads, .width = padded_width(a->dim), .seg = seg};
     p.words = p.width / PER;
+    p.direct = p.width == a->dim && (TILE_PAIRS || a->dt == SY_F32);
     for (int64_t t = 0, next; t < a->n; t = next) {
         if (!a->first) next = a->n;
         else for (next = t + 1; next < a->n && a->first[next] == t;) next++;
@@ -330,30 +403,12 @@ static inline int64_t item_size(sy_dtype dt)
     return dt == SY_F32 ? 4 : 2;
 }
 
-/* MR rows x[m] (NULL: zeros) as a panel out[p*MR + m], words p of each row. */
-static inline void pack_panel(const plan *p, const void *const x[MR], word *out)
+/* The words of a row: where it stands, if it needs no filling up, else in `spare`. */
+static inline const word *words_of(const plan *p, const void *row, word *spare)
 {
-    word row[SYI_ATTENTION_TILE_DIM];
-    for (int m = 0; m < MR; m++) {
-        if (x[m]) row_words(p->a->dt, x[m], p->a->dim, row, p->words);
-        else memset(row, 0, (size_t)p->words * sizeof *row);
-        for (int64_t w = 0; w < p->words; w++) out[w * MR + m] = row[w];
-    }
-}
-
-/* PER neighbouring rows (NULL: zeros) as one row of words along the head: out[c],
- * c < width. */
-static inline void pack_pairs(const plan *p, const void *const x[PER], word *out)
-{
-#if TILE_PAIRS
-    uint16_t two[2][SYI_ATTENTION_TILE_DIM] = {{0}};
-    for (int i = 0; i < 2; i++)
-        if (x[i]) memcpy(two[i], x[i], (size_t)p->a->dim * 2);
-    for (int64_t c = 0; c < p->width; c++) out[c] = (word)two[0][c] | (word)two[1][c] << 16;
-#else
-    if (x[0]) row_words(p->a->dt, x[0], p->a->dim, out, p->words);
-    else memset(out, 0, (size_t)p->words * sizeof *out);
-#endif
+    if (p->direct) return row;
+    row_words(p->a->dt, row, p->a->dim, spare, p->words);
+    return spare;
 }
 
 #endif
