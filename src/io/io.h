@@ -83,7 +83,9 @@ typedef struct {
     bool gguf;
     json_t *config;             /* config.json                                  */
     json_t *generation;         /* generation_config.json or NULL               */
-    json_t *tokenizer;          /* tokenizer.json or NULL                       */
+    json_t *tokenizer;          /* tokenizer.json: after syi_source_tokenizer   */
+    char *tokenizer_text;       /* ... as text: syi_source_tokenizer_text       */
+    int64_t tokenizer_len;
     json_t *tokenizer_config;   /* tokenizer_config.json or NULL                */
     char *chat_template;        /* Jinja text or NULL                           */
     const struct sy_arch *arch; /* NULL: architecture unknown (inspect only)    */
@@ -92,6 +94,12 @@ typedef struct {
 /* need_arch: an unknown architecture is SY_E_UNSUPPORTED that lists the known. */
 sy_status syi_source_open(sy_context *ctx, const char *path, bool need_arch, syi_source **out);
 void syi_source_close(syi_source *s);
+/* tokenizer.json is megabytes and only some readers want it parsed: each of these makes its
+ * form of it when first asked for (NULL: the model has none). forget frees both forms of a
+ * folder's (they come back when asked for). */
+sy_status syi_source_tokenizer(syi_source *s);
+sy_status syi_source_tokenizer_text(syi_source *s, const char **text, int64_t *len);
+void syi_source_tokenizer_forget(syi_source *s);
 /* Hash of config, tokenizer and tensor bytes, for receipts and resume. */
 sy_status syi_source_hash(syi_source *s, char text[33]);
 

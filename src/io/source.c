@@ -94,7 +94,6 @@ static sy_status open_folder(syi_source *s, bool need_arch)
         return unknown_arch(ctx, s->path, type != NULL ? type : json_string_value(json_array_get(json_object_get(s->config, "architectures"), 0)));
     }
     SYI_TRY(read_optional(ctx, s->path, "generation_config.json", &s->generation));
-    SYI_TRY(read_optional(ctx, s->path, "tokenizer.json", &s->tokenizer));
     SYI_TRY(read_optional(ctx, s->path, "tokenizer_config.json", &s->tokenizer_config));
     SYI_TRY(read_template(s));
     return sy_checkpoint_open(ctx, s->path, &s->tensors);
@@ -205,6 +204,59 @@ sy_status syi_source_open(sy_context *ctx, const char *path, bool need_arch, syi
     return status;
 }
 
+/* -- tokenizer.json, when asked for ----------------------------------------------------------- */
+
+enum { MAX_TOKENIZER = 512 << 20 };
+
+static sy_status read_tokenizer(syi_source *s)
+{
+    if (s->tokenizer_text != NULL || s->gguf || !syi_is_dir(s->path)) return SY_OK;
+    char *path = syi_join(s->ctx, s->path, "tokenizer.json");
+    if (path == NULL) return sy_error_code(s->ctx);
+    sy_status status = SY_OK;
+    if (syi_exists(path)) status = syi_read_file(s->ctx, path, MAX_TOKENIZER, &s->tokenizer_text, &s->tokenizer_len);
+    syi_free(s->ctx, path);
+    return status;
+}
+
+sy_status syi_source_tokenizer(syi_source *s)
+{
+    if (s->tokenizer != NULL) return SY_OK;
+    SYI_TRY(read_tokenizer(s));
+    if (s->tokenizer_text == NULL) return SY_OK;
+    char *where = syi_join(s->ctx, s->path, "tokenizer.json");
+    if (where == NULL) return sy_error_code(s->ctx);
+    sy_status status = syi_json_parse(s->ctx, s->tokenizer_text, (size_t)s->tokenizer_len, where, &s->tokenizer);
+    if (status == SY_OK && !json_is_object(s->tokenizer)) status = syi_fail(s->ctx, SY_E_INPUT, "%s: a JSON object was expected", where);
+    syi_free(s->ctx, where);
+    return status;
+}
+
+sy_status syi_source_tokenizer_text(syi_source *s, const char **text, int64_t *len)
+{
+    SYI_TRY(read_tokenizer(s));
+    if (s->tokenizer_text == NULL && s->tokenizer != NULL) {
+        char *made = json_dumps(s->tokenizer, JSON_COMPACT);
+        if (made == NULL) return syi_nomem(s->ctx, 0);
+        s->tokenizer_text = syi_strdup(s->ctx, made);
+        s->tokenizer_len = (int64_t)strlen(made);
+        syi_json_free_text(made);
+        if (s->tokenizer_text == NULL) return SY_E_MEMORY;
+    }
+    *text = s->tokenizer_text;
+    *len = s->tokenizer_len;
+    return SY_OK;
+}
+
+void syi_source_tokenizer_forget(syi_source *s)
+{
+    syi_free(s->ctx, s->tokenizer_text);
+    s->tokenizer_text = NULL;
+    if (s->gguf) return; /* made from keys: kept */
+    json_decref(s->tokenizer);
+    s->tokenizer = NULL;
+}
+
 void syi_source_close(syi_source *s)
 {
     if (s == NULL) return;
@@ -213,6 +265,7 @@ void syi_source_close(syi_source *s)
     json_decref(s->generation);
     json_decref(s->tokenizer);
     json_decref(s->tokenizer_config);
+    syi_free(s->ctx, s->tokenizer_text);
     syi_free(s->ctx, s->chat_template);
     syi_free(s->ctx, s->path);
     syi_free(s->ctx, s);
@@ -233,7 +286,10 @@ sy_status syi_source_hash(syi_source *s, char text[33])
     syi_hasher *h = NULL;
     SYI_TRY(syi_hasher_new(s->ctx, &h));
     sy_status status = hash_json(s, h, s->config);
-    if (status == SY_OK) status = hash_json(s, h, s->tokenizer);
+    const char *tokenizer = NULL;
+    int64_t length = 0;
+    if (status == SY_OK) status = syi_source_tokenizer_text(s, &tokenizer, &length);
+    if (status == SY_OK && tokenizer != NULL) syi_hasher_add(h, tokenizer, (size_t)length);
     for (int64_t i = 0; status == SY_OK && i < sy_checkpoint_count(s->tensors); i++) {
         const sy_entry *e = sy_checkpoint_at(s->tensors, i);
         syi_hasher_add(h, e->name, strlen(e->name) + 1);

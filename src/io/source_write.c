@@ -432,6 +432,7 @@ static sy_status write_gguf(job *j, syi_gguf_writer *w, const void *config, item
     SYI_TRY(syi_config_to_gguf(w, arch, config));
     syi_arch_field(arch, config, "vocab", &vocab);
     syi_arch_field(arch, config, "head_dim", &dim);
+    SYI_TRY(syi_source_tokenizer(j->s));
     SYI_TRY(syi_tokenizer_to_gguf(w, j->s, vocab));
     const bool rope = dim / 2 <= SYI_COUNT(factors) && syi_rope_factors(arch, config, factors);
     if (rope) SYI_TRY(syi_gguf_declare(w, "rope_freqs.weight", SY_F32, 1, (const int64_t[]){dim / 2}));

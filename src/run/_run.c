@@ -27,16 +27,14 @@ static sy_status load_tokenizer(sy_run *run)
 {
     run->eos = token_id(run, "eos_token_id");
     run->bos = token_id(run, "bos_token_id");
-    const json_t *j = run->model->source->tokenizer;
-    if (!j) return SY_OK;
-    char *text = json_dumps(j, JSON_COMPACT);
-    if (!text) return syi_nomem(run->ctx, 1 << 20);
+    const char *text = NULL;
+    int64_t len = 0;
+    SYI_TRY(syi_source_tokenizer_text(run->model->source, &text, &len));
+    if (!text) return SY_OK;
     char *where = syi_format(run->ctx, "%s: tokenizer.json", run->model->source->path);
-    sy_status s = where ? sy_tokenizer_parse(run->ctx, text, strlen(text), where, &run->tokenizer) : SY_E_MEMORY;
+    sy_status s = where ? sy_tokenizer_parse(run->ctx, text, (size_t)len, where, &run->tokenizer) : SY_E_MEMORY;
     syi_free(run->ctx, where);
-    void (*release)(void *);
-    json_get_alloc_funcs(NULL, &release);
-    release(text);
+    syi_source_tokenizer_forget(run->model->source);
     return s;
 }
 

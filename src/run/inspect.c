@@ -169,7 +169,9 @@ static sy_status inspect_model(sy_job *job, const inspect_self *self)
     summary(job, s->config);
     json_t *report = syi_job_report(job);
     json_object_set_new(report, "architecture", s->arch ? json_string(s->arch->name) : json_null());
-    json_object_set_new(report, "tokenizer", json_boolean(s->tokenizer != NULL));
+    const char *tokenizer = NULL;
+    int64_t tokenizer_len = 0;
+    json_object_set_new(report, "tokenizer", json_boolean(syi_source_tokenizer_text(s, &tokenizer, &tokenizer_len) == SY_OK && tokenizer != NULL));
     json_object_set_new(report, "chat_template", json_boolean(s->chat_template != NULL));
     sy_status st = list_tensors(job, s->tensors, self->all);
     syi_source_close(s);

@@ -112,12 +112,12 @@ static sy_status run(void *self, sy_job *job)
     syi_source *source;
     SYI_TRY(syi_source_open(w.ctx, w.self->model, false, &source));
     sy_status st = SY_OK;
-    char *json = NULL;
-    if (!source->tokenizer)
+    const char *json = NULL;
+    int64_t length = 0;
+    st = syi_source_tokenizer_text(source, &json, &length);
+    if (st == SY_OK && json == NULL)
         st = syi_fail(w.ctx, SY_E_INPUT, "%s has no tokenizer.json (or tokenizer keys of a GGUF)", w.self->model);
-    if (st == SY_OK && !(json = json_dumps(source->tokenizer, JSON_COMPACT))) st = syi_nomem(w.ctx, 0);
-    if (st == SY_OK) st = sy_tokenizer_parse(w.ctx, json, strlen(json), w.self->model, &w.t);
-    syi_json_free_text(json);
+    if (st == SY_OK) st = sy_tokenizer_parse(w.ctx, json, (size_t)length, w.self->model, &w.t);
     syi_source_close(source);
     if (st == SY_OK) st = w.self->text ? one_line(&w, w.self->text, (int64_t)strlen(w.self->text)) : from_files(&w);
     sy_tokenizer_free(w.t);
