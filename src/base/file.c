@@ -260,6 +260,7 @@ struct syi_file {
     char *path, *tmp;
     int64_t size;   /* of the file, the buffer included */
     int64_t held;   /* bytes in the buffer */
+    bool reserved;  /* blocks beyond the end may belong to it */
     char *buffer;
 };
 
@@ -360,6 +361,7 @@ sy_status syi_file_reserve(syi_file *f, int64_t bytes)
 #ifdef __linux__
     /* Not posix_fallocate: where the file system cannot, that writes zeros. */
     else if (fallocate(f->fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)bytes) != 0) error = errno;
+    else f->reserved = true;
 #endif
     if (error == 0 || error == EOPNOTSUPP || error == ENOSYS || error == EINVAL || error == EINTR) return SY_OK;
     errno = error;
@@ -379,6 +381,9 @@ sy_status syi_file_commit(syi_file *f)
 {
     sy_context *ctx = f->ctx;
     sy_status status = flush(f);
+    /* What was reserved and not needed goes back. */
+    if (status == SY_OK && f->reserved && ftruncate(f->fd, (off_t)f->size) != 0)
+        status = syi_fail_errno(ctx, SY_E_IO, "shorten", f->path);
     if (status == SY_OK && !sync_fd(ctx, f->fd)) status = syi_fail_errno(ctx, SY_E_IO, "sync", f->path);
     if (status == SY_OK) {
         int fd = f->fd;

@@ -79,6 +79,29 @@ static void writes(void **state)
     assert_int_equal(st.st_mode & 0777, 0666 & ~mask); /* readable as any file */
 }
 
+/* More reserved than written: the file does not keep the blocks. */
+static void reserved(void **state)
+{
+    test_folder *f = *state;
+    char path[512];
+    struct stat st;
+    syi_file *w = NULL;
+    in_folder(f, path, "x");
+    assert_int_equal(syi_file_create(f->ctx, path, &w), SY_OK);
+    assert_int_equal(syi_file_reserve(w, 8 << 20), SY_OK);
+    assert_int_equal(syi_file_write(w, "abc", 3), SY_OK);
+    assert_int_equal(syi_file_commit(w), SY_OK);
+    read_all(f->ctx, path, "abc", 3);
+    assert_int_equal(stat(path, &st), 0);
+    assert_true(st.st_blocks * 512 < 1 << 20);
+    /* more than any disk has */
+    assert_int_equal(syi_file_create(f->ctx, path, &w), SY_OK);
+    assert_int_equal(syi_file_reserve(w, INT64_C(1) << 60), SY_E_IO);
+    assert_non_null(strstr(sy_error_message(f->ctx), "reserve 1.0 EiB"));
+    syi_file_abort(w);
+    read_all(f->ctx, path, "abc", 3);
+}
+
 static void invisible_until_commit(void **state)
 {
     test_folder *f = *state;
@@ -347,7 +370,7 @@ static void paths(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        folder_test(writes),       folder_test(invisible_until_commit), folder_test(disk_torture),
+        folder_test(writes), folder_test(reserved),      folder_test(invisible_until_commit), folder_test(disk_torture),
         folder_test(short_writes), folder_test(death),                  folder_test(foreign_names),
         folder_test(refuses),      folder_test(maps),                   folder_test(copies),
         folder_test(appends),      folder_test(append_torture),         folder_test(paths),
