@@ -22,7 +22,7 @@ static int match(const char *pattern, const char *name)
     const char *digits = name + before;
     const size_t n = strspn(digits, "0123456789");
     if (n == 0 || n > 6 || (n > 1 && digits[0] == '0') || strcmp(hole + 2, digits + n) != 0) return -2;
-    return atoi(digits);
+    return (int)strtol(digits, NULL, 10);
 }
 
 /* The pattern with the number in it. */

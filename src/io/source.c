@@ -277,7 +277,7 @@ static sy_status hash_json(syi_source *s, syi_hasher *h, const json_t *j)
     char *text = json_dumps(j, JSON_COMPACT | JSON_SORT_KEYS);
     if (text == NULL) return syi_nomem(s->ctx, 0);
     syi_hasher_add(h, text, strlen(text) + 1);
-    free(text);
+    syi_json_free_text(text);
     return SY_OK;
 }
 

@@ -6,7 +6,7 @@ typedef struct { char *kind; } methods_self;
 
 static const sy_option rows[] = {
     { .name = "kind", .type = SY_OPT_STRING, .offset = offsetof(methods_self, kind), .flags = SY_OPT_POSITION,
-      .help = "only methods of this kind: adapter, optimizer, ...", .example = "adapter" },
+      .help = "only methods of this kind (adapter, optimizer and so on)", .example = "adapter" },
     { .name = NULL }
 };
 

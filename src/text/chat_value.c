@@ -247,7 +247,7 @@ static void write_float(syi_text *t, double f)
     int digits = 1;
     do snprintf(s, sizeof s, "%.*e", digits - 1, f);
     while (strtod(s, NULL) != f && ++digits <= 17);
-    int exponent = atoi(strchr(s, 'e') + 1);
+    int exponent = (int)strtol(strchr(s, 'e') + 1, NULL, 10);
     if (exponent >= -4 && exponent < 16) {
         snprintf(s, sizeof s, "%.*f", digits - 1 - exponent > 1 ? digits - 1 - exponent : 1, f);
         syi_text_puts(t, s);
