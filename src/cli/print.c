@@ -21,27 +21,22 @@ static void print_number(const char *key, const json_t *v)
     else printf("%.6g\n", d);
 }
 
+/* Objects and lists are details: the log has said them in words. */
+static bool shown(const json_t *v) { return json_is_number(v) || json_is_string(v) || json_is_boolean(v); }
+
 static void print_pairs(const json_t *report)
 {
     const char *key;
-    json_t *v;
+    json_t *v, *pairs = (json_t *)(uintptr_t)report;
     int wide = 0;
-    json_object_foreach((json_t *)(uintptr_t)report, key, v) {
-        if (!strcmp(key, "receipt")) continue;
-        if ((int)strlen(key) > wide) wide = (int)strlen(key);
-    }
-    json_object_foreach((json_t *)(uintptr_t)report, key, v) {
-        if (!strcmp(key, "receipt")) continue; /* the log has shown it */
-        printf("%s", key);
-        for (int i = (int)strlen(key); i < wide + 2; i++) putchar(' ');
+    json_object_foreach(pairs, key, v)
+        if (shown(v) && (int)strlen(key) > wide) wide = (int)strlen(key);
+    json_object_foreach(pairs, key, v) {
+        if (!shown(v)) continue;
+        printf("%-*s  ", wide, key);
         if (json_is_number(v)) print_number(key, v);
-        else if (json_is_string(v)) printf("%s\n", json_string_value(v));
-        else if (json_is_boolean(v)) puts(json_is_true(v) ? "yes" : "no");
-        else {
-            char *text = json_dumps(v, JSON_ENCODE_ANY);
-            puts(text ? text : "");
-            free(text);
-        }
+        else if (json_is_string(v)) puts(json_string_value(v));
+        else puts(json_is_true(v) ? "yes" : "no");
     }
 }
 
@@ -96,7 +91,7 @@ static void print_inspect(const json_t *report)
     int wide = 6;
     printf("%s: %s\n", text_of(report, "path"), text_of(report, "kind"));
     json_object_foreach(summary, key, v) {
-        char *text = json_is_string(v) ? NULL : json_dumps(v, JSON_ENCODE_ANY);
+        char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
         printf("  %-24s %s\n", key, json_is_string(v) ? json_string_value(v) : text ? text : "");
         free(text);
     }

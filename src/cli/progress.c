@@ -94,11 +94,15 @@ void cli_progress(void *screen, const sy_progress *p)
         draw(s, p);
         if (end) { fputc('\n', stderr); s->shown = false; }
     } else {
-        /* A line every 5 s in the first minute, every 30 s in the first hour, then every minute. */
+        /* A line every 5 s in the first minute, every 30 s in the first hour, then every
+         * minute, and one at the end unless all of it took no time. */
         double every = p->seconds < 60 ? 5 : p->seconds < 3600 ? 30 : 60;
-        if (end && !other && s->last == p->done) return;
-        if (!end && (other ? p->done > 1 : now - s->drawn < every)) {
-            if (other) { s->drawn = now; s->last = p->done; snprintf(s->what, sizeof s->what, "%s", p->what); }
+        bool due = other ? false : now - s->drawn >= every;
+        bool last = end && (other || s->last != p->done) && (p->seconds >= 0.5 || (p->unit && !strcmp(p->unit, "step")));
+        if (!due && !last) {
+            if (other) s->drawn = now;
+            s->last = p->done;
+            snprintf(s->what, sizeof s->what, "%s", p->what);
             return;
         }
         char tail[160];

@@ -98,40 +98,6 @@ static sy_status base_of(sy_job *job, const convert_self *self, const char **out
     return st;
 }
 
-static void free_pairs(sy_context *ctx, syi_lora_pair *pairs, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++) {
-        syi_free(ctx, pairs[i].a.data);
-        syi_free(ctx, pairs[i].b.data);
-    }
-    syi_free(ctx, pairs);
-}
-
-/* Asks the method for the plain LoRA of the same function, site by site. */
-static sy_status pairs_of(sy_run *run, const char *in, syi_lora_pair **out, int64_t *n)
-{
-    sy_context *ctx = run->ctx;
-    syi_active *active = NULL;
-    for (int i = 0; i < run->n_active; i++)
-        if (run->active[i].method->kind == SY_ADAPTER) active = &run->active[i];
-    *out = NULL;
-    *n = 0;
-    if (!active || !active->method->to_lora)
-        return syi_fail(ctx, SY_E_UNSUPPORTED, "%s is an adapter of type \"%s\", which has no LoRA form; fold it into the model instead "
-                        "(steelyard fold) and convert that", in, active ? active->method->name : "none");
-    syi_lora_pair *pairs = syi_calloc(ctx, (size_t)active->n_wraps + 1, sizeof *pairs);
-    if (!pairs) return SY_E_MEMORY;
-    for (int i = 0; i < active->n_wraps; i++) {
-        syi_lora_pair *p = &pairs[*n];
-        p->module = active->wraps[i]->site->name;
-        sy_status st = active->method->to_lora(active->self, active->wraps[i], &p->a, &p->b, &p->scale);
-        if (st != SY_OK) { free_pairs(ctx, pairs, *n); *n = 0; return st; }
-        ++*n;
-    }
-    *out = pairs;
-    return SY_OK;
-}
-
 static sy_status adapter_to_gguf(sy_job *job, const convert_self *self)
 {
     sy_context *ctx = syi_job_context(job);
@@ -146,17 +112,10 @@ static sy_status adapter_to_gguf(sy_job *job, const convert_self *self)
     options.seed = (uint64_t)syi_job_common(job)->seed;
     sy_run *run;
     SYI_TRY(sy_run_open(ctx, &options, &run));
-    syi_lora_pair *pairs;
-    int64_t n;
-    sy_status st = pairs_of(run, self->in, &pairs, &n);
-    if (st == SY_OK) {
-        sy_dtype dtype = self->dtype == AS_IT_IS ? SY_F32 : (sy_dtype)dtype_of[self->dtype];
-        int64_t bytes = 0;
-        for (int64_t i = 0; i < n; i++) bytes += (sy_tensor_count(&pairs[i].a) + sy_tensor_count(&pairs[i].b)) * sy_dtype_block_bytes(dtype);
-        if (!syi_job_common(job)->dry_run) st = syi_lora_to_gguf(ctx, run->model->source, self->out, dtype, pairs, n);
-        if (st == SY_OK) report_sizes(job, "adapter folder", "LoRA GGUF", 2 * n, bytes, self->out);
-        free_pairs(ctx, pairs, n);
-    }
+    int64_t tensors, bytes;
+    sy_status st = syi_run_adapter_to_gguf(run, syi_job_common(job)->dry_run ? NULL : self->out,
+                                           self->dtype == AS_IT_IS ? SY_F32 : (sy_dtype)dtype_of[self->dtype], &tensors, &bytes);
+    if (st == SY_OK) report_sizes(job, "adapter folder", "LoRA GGUF", tensors, bytes, self->out);
     sy_run_close(run);
     return st;
 }
