@@ -20,7 +20,7 @@ struct sy_job {
     syi_common common;
     sy_use use[MAX_USES]; bool taken[MAX_USES]; int n_use;
     syi_rows tables[MAX_TABLES]; int n_tables;
-    json_t *report;
+    json_t *report, *settings[2]; /* all of them, and those that change results */
     char *report_text;            /* malloc, by jansson */
     sy_print_fn *print; void *print_self;
     bool ran;
@@ -216,6 +216,8 @@ void sy_job_free(sy_job *job)
     syi_settings_free(&job->said);
     syi_settings_free(&job->all);
     json_decref(job->report);
+    json_decref(job->settings[0]);
+    json_decref(job->settings[1]);
     syi_json_free_text(job->report_text);
     syi_arena_free(job->arena);
     syi_free(ctx, job);
@@ -304,6 +306,22 @@ static sy_status belongs_elsewhere(sy_job *job)
     return SY_OK;
 }
 
+/* Taken once the rows are filled: a method that was taken may be gone when it is asked for. */
+static sy_status keep_settings(sy_job *job, bool fingerprint)
+{
+    json_t *out = job->settings[fingerprint] = json_object();
+    if (!out) return syi_nomem(job->ctx, 0);
+    for (int t = 0; t < job->n_tables; t++)
+        for (const sy_option *row = job->tables[t].rows; row->name; row++) {
+            if (fingerprint && (row->flags & SY_OPT_RUNTIME)) continue;
+            char *text = syi_option_text(job->ctx, row, job->tables[t].base);
+            if (!text) return SY_E_MEMORY;
+            if (*text) json_object_set_new(out, row->name, json_string(text));
+            syi_free(job->ctx, text);
+        }
+    return SY_OK;
+}
+
 sy_status sy_job_run(sy_job *job)
 {
     sy_context *ctx = job->ctx;
@@ -318,6 +336,8 @@ sy_status sy_job_run(sy_job *job)
     SYI_TRY(find_methods(job));
     SYI_TRY(belongs_elsewhere(job));
     SYI_TRY(syi_options_fill(ctx, &job->all, job->tables, job->n_tables, job->arena));
+    SYI_TRY(keep_settings(job, false));
+    SYI_TRY(keep_settings(job, true));
     if (job->common.threads) SYI_TRY(sy_threads_set(ctx, (int)job->common.threads));
     return job->verb->run(job->self, job);
 }
@@ -360,18 +380,7 @@ bool syi_job_given(const sy_job *job, const char *key)
     return false;
 }
 
-json_t *syi_job_settings(sy_job *job, bool fingerprint)
-{
-    json_t *out = json_object();
-    for (int t = 0; out && t < job->n_tables; t++)
-        for (const sy_option *row = job->tables[t].rows; row->name; row++) {
-            if (fingerprint && (row->flags & SY_OPT_RUNTIME)) continue;
-            char *text = syi_option_text(job->ctx, row, job->tables[t].base);
-            if (text && *text) json_object_set_new(out, row->name, json_string(text));
-            syi_free(job->ctx, text);
-        }
-    return out;
-}
+json_t *syi_job_settings(sy_job *job, bool fingerprint) { return json_copy(job->settings[fingerprint]); }
 
 void syi_job_print(sy_job *job, const char *fmt, ...)
 {

@@ -31,7 +31,7 @@ syi_arena *syi_job_arena(sy_job *job); /* strings that live as long as the job *
 sy_use syi_job_take(sy_job *job, sy_kind kind);
 /* Was this key given by the user (flag or YAML), not a default? */
 bool syi_job_given(const sy_job *job, const char *key);
-/* All settings in force, defaults included, as typed: for receipts and resume. With
+/* All settings as the job began, defaults included, as typed: for receipts and resume. With
  * fingerprint: rows flagged SY_OPT_RUNTIME left out. New reference. */
 json_t *syi_job_settings(sy_job *job, bool fingerprint);
 /* The report that is being made (borrowed): set keys on it. */
