@@ -271,8 +271,8 @@ def chats(helper, model):
 
 def main():
     a = argparse.ArgumentParser()
-    a.add_argument("build")
-    a.add_argument("model")
+    a.add_argument("build", nargs="?", default=os.environ.get("STEELYARD_BUILD", "build"))
+    a.add_argument("model", nargs="?", default=os.environ.get("STEELYARD_SMOLLM2", "models/tiny"))
     a.add_argument("--strings", type=int, default=2000)
     a.add_argument("--only")
     a.add_argument("--bench")
