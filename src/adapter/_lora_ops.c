@@ -80,14 +80,14 @@ static sy_status dora_forward(sy_op_call *c)
     SYI_TRY(to_f64(c->ctx, c->in[1], 0, r * in, a));
     SYI_TRY(to_f64(c->ctx, c->in[2], 0, out * r, b));
     SYI_TRY(to_f64(c->ctx, c->in[3], 0, r * out, wa));
-    #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+    #pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (r * r * in > 1 << 18)
     for (int64_t i = 0; i < r; i++)
         for (int64_t j = 0; j <= i; j++) {
             double sum = 0;
             for (int64_t k = 0; k < in; k++) sum += a[i * in + k] * a[j * in + k];
             aa[i * r + j] = aa[j * r + i] = sum;
         }
-    #pragma omp parallel for num_threads(threads) schedule(static)
+    #pragma omp parallel for num_threads(threads) schedule(static) if (out * r * r > 1 << 18)
     for (int64_t o = 0; o < out; o++) {
         const double *row = b + o * r;
         double cross = 0, square = 0;

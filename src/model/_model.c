@@ -130,6 +130,27 @@ sy_status syi_model_train_site(sy_model *m, sy_site *site)
     return SY_OK;
 }
 
+sy_status syi_model_untie(sy_model *m, sy_site *site)
+{
+    if (m->head != m->embedding || site->weight != m->head) return SY_OK;
+    sy_weight *own = syi_arena_alloc(m->arena, sizeof *own);
+    if (!own) return SY_E_MEMORY;
+    *own = *site->weight;
+    own->param = NULL;
+    const sy_entry *e = sy_checkpoint_find(m->source->tensors, own->name);
+    if (e && !usable_as_is(e, own->slot[0].dtype)) { /* converted: training one end must not write into the other's */
+        sy_tensor *t = &own->slot[0];
+        const void *shared = t->data;
+        SYI_TRY(syi_model_pages(m, sy_tensor_bytes(t), &t->data));
+        if (t->data) memcpy(t->data, shared, (size_t)sy_tensor_bytes(t));
+        m->bytes += sy_tensor_bytes(t);
+    }
+    site->weight = own;
+    if (site->role == SY_ROLE_HEAD) m->head = own;
+    else m->embedding = own;
+    return SY_OK;
+}
+
 sy_status syi_model_set_weight(sy_model *m, sy_site *site, const float *values)
 {
     sy_weight *w = site->weight;

@@ -46,6 +46,8 @@ sy_site *syi_model_site(sy_model *m, const char *name);
 sy_param *syi_model_param(sy_model *m, const char *name);
 /* Makes a site's weight a trained parameter (f32 master; the run makes the gradient). */
 sy_status syi_model_train_site(sy_model *m, sy_site *site);
+/* A weight that the embedding and the head share becomes this site's own. */
+sy_status syi_model_untie(sy_model *m, sy_site *site);
 /* The site's weight gets these values (f32 [out,in]); rounded to the compute type. */
 sy_status syi_model_set_weight(sy_model *m, sy_site *site, const float *values);
 /* f32 rows of the tensor called `name` as it is now (after training or replacing). */

@@ -73,6 +73,8 @@ static sy_status check_values(sy_context *ctx, const json_t *config, const char 
     const json_t *one = json_is_array(pattern) && json_array_size(pattern) == 1 ? json_array_get(pattern, 0) : pattern;
     if (!says_nothing(pattern) && (!json_is_string(one) || strcmp(json_string_value(one), "layers") != 0))
         return syi_fail(ctx, SY_E_UNSUPPORTED, "%s: layers_pattern must be null or \"layers\", which is what blocks are called here", where);
+    if (json_is_true(json_object_get(config, "ensure_weight_tying")) && !says_nothing(json_object_get(config, "modules_to_save")))
+        return syi_fail(ctx, SY_E_UNSUPPORTED, "%s: ensure_weight_tying is set: a saved module that stays tied to another is not supported", where);
     if (json_is_true(json_object_get(config, "fan_in_fan_out")))
         syi_log(ctx, SY_LOG_INFO, "%s: fan_in_fan_out is true, but this model's weights are [out, in]; ignored, as PEFT does", where);
     return SY_OK;

@@ -256,6 +256,7 @@ typedef struct {
     const sy_site *held;       /* the site whose folded weight is in w                     */
     float *w;
     double *constant;          /* [held->out]                                             */
+    double delta;              /* its largest change                                      */
     sy_fold *out;
     char seen[256];            /* the tensor being written                                */
 } folding;
@@ -274,11 +275,10 @@ static sy_site *site_of(sy_run *run, const char *tensor, const char *suffix)
 }
 
 /* The folded weight of a site into f->w. */
-static sy_status hold(folding *f, sy_site *site, const sy_entry *e, double *delta)
+static sy_status hold(folding *f, sy_site *site, const sy_entry *e)
 {
     sy_run *run = f->run;
     const sy_weight *w = site->weight;
-    *delta = 0;
     if (f->held == site) return SY_OK;
     syi_free(run->ctx, f->w);
     syi_free(run->ctx, f->constant);
@@ -290,7 +290,7 @@ static sy_status hold(folding *f, sy_site *site, const sy_entry *e, double *delt
         SYI_TRY(w->type->dense(run->ctx, w, 0, w->out, f->w));
     else
         SYI_TRY(sy_entry_read_f32(run->ctx, e->data ? e : f->table, 0, w->out, f->w));
-    SYI_TRY(syi_run_fold_site(run, site, f->w, f->constant, delta));
+    SYI_TRY(syi_run_fold_site(run, site, f->w, f->constant, &f->delta));
     f->held = site;
     return SY_OK;
 }
@@ -315,7 +315,8 @@ static sy_status folded_rows(void *self, const sy_entry *e, int64_t row, int64_t
     bool changed = false;
     if (site && (site->n_wraps || !e->data || (site->weight->param && site->weight->param->trained))) {
         const int64_t cols = site->weight->in;
-        SYI_TRY(hold(f, site, e, &delta));
+        SYI_TRY(hold(f, site, e));
+        delta = f->delta;
         memcpy(dst, f->w + row * cols, (size_t)(n * cols) * sizeof *dst);
         if (!site->n_wraps && e->data) SYI_TRY(difference(run, e, row, n, dst, &delta));
         changed = site->n_wraps || e->data;
@@ -323,8 +324,7 @@ static sy_status folded_rows(void *self, const sy_entry *e, int64_t row, int64_t
         SYI_TRY(syi_model_rows(run->model, e->name, row, n, dst, &changed));
         if (biased && biased->n_wraps) {
             const sy_entry *weight = sy_checkpoint_find(run->model->source->tensors, biased->weight->name);
-            double unused;
-            SYI_TRY(hold(f, biased, weight, &unused));
+            SYI_TRY(hold(f, biased, weight));
             for (int64_t o = 0; o < biased->out; o++) {
                 changed |= f->constant[o] != 0;
                 dst[o] = (float)(dst[o] + f->constant[o]);

@@ -159,6 +159,8 @@ static sy_status chosen(sy_run *run, const sy_adapter_common *c, const sy_site *
     if (!*yes) return SY_OK;
     bool out = false;
     if (c->exclude_modules.n) SYI_TRY(sy_site_match(run->ctx, s, &c->exclude_modules, &out));
+    /* A module that is trained whole has no adapter as well. */
+    for (int i = 0; i < c->modules_to_save.n; i++) out |= same_or_suffix(s->name, c->modules_to_save.item[i]);
     if (out) return *yes = false, SY_OK;
     return layer_chosen(run->ctx, &c->layers_to_transform, s->block, yes);
 }
@@ -220,8 +222,8 @@ static sy_status common_params(sy_run *run, syi_active *a)
         int found = 0;
         for (int i = 0; i < m->n_sites; i++)
             if (same_or_suffix(m->sites[i].name, name)) {
-                if (m->sites[i].n_wraps)
-                    return syi_fail(run->ctx, SY_E_USAGE, "modules-to-save: %s is also a target of the adapter %s; exclude it from one of them", m->sites[i].name, a->method->name);
+                /* As PEFT does: the copy that is trained no longer shares with the other end. */
+                SYI_TRY(syi_model_untie(m, &m->sites[i]));
                 SYI_TRY(syi_model_train_site(m, &m->sites[i]));
                 SYI_TRY(syi_run_add_param(run, m->sites[i].weight->param));
                 if (m->sites[i].bias) SYI_TRY(syi_run_add_param(run, m->sites[i].bias));
@@ -267,7 +269,7 @@ static sy_status attach_adapter(sy_run *run, syi_active *a)
     }
     for (int i = 0; i < a->n_wraps; i++) SYI_TRY(syi_run_make_slots(run, a, a->wraps[i]));
     SYI_TRY(common_params(run, a));
-    /* A loaded adapter's tensors come before attach (PiSSA needs to know), which edits the base. */
+    /* A loaded adapter's tensors come after: attach may edit the base (PiSSA). */
     if (a->method->attach && !run->options.plan_only)
         for (int i = 0; i < a->n_wraps; i++) SYI_TRY(a->method->attach(a->self, run, a->wraps[i]));
     return SY_OK;
