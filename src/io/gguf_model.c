@@ -153,30 +153,50 @@ static void flags_from_tensors(const sy_arch *arch, const syi_gguf *g, json_t *c
     json_object_set_new(config, "tie_word_embeddings", json_boolean(syi_gguf_find(g, "output.weight") == NULL));
 }
 
+/* What llama3's rule divides the frequency of a wavelength by: 1 for short ones, the
+ * factor for long ones, and between them a share of both. */
+typedef struct { double factor, low, high, context; } rope_rule;
+
+static double rope_divisor(const rope_rule *r, double wavelength)
+{
+    const double share = (r->context / wavelength - r->low) / (r->high - r->low);
+    if (wavelength < r->context / r->high) return 1;
+    return wavelength > r->context / r->low ? r->factor : 1 / ((1 - share) / r->factor + share);
+}
+
+static double wavelength_of(double theta, int64_t i, int64_t n)
+{
+    return 2 * 3.14159265358979323846 * pow(theta, (double)i / (double)n);
+}
+
 /* llama3's rule is not in the keys: only its divisors are there, as a tensor. The
- * factor is the largest; the rest is what all released models have, and then the
- * divisors must come out as they are in the file. */
+ * factor follows from the last one; the rest is what all released models have, and
+ * then the divisors must come out as they are in the file. */
+static double rounded(double factor)
+{
+    return fabs(factor - round(factor)) < 1e-3 ? round(factor) : shortest((float)factor);
+}
+
 static sy_status rope_from_factors(sy_context *ctx, const sy_entry *e, const char *path, json_t *config)
 {
     float have[4096];
     const int64_t n = e->rank == 1 ? e->dim[0] : 0;
     if (n < 1 || n > SYI_COUNT(have)) return syi_fail(ctx, SY_E_INPUT, "%s: tensor rope_freqs.weight is not a vector", path);
     SYI_TRY(sy_entry_read_f32(ctx, e, 0, 1, have));
-    double factor = 1;
-    for (int64_t i = 0; i < n; i++) factor = have[i] > factor ? have[i] : factor;
-    const double theta = json_number_value(json_object_get(config, "rope_theta")), low = 1, high = 4, context = 8192;
+    const double theta = json_number_value(json_object_get(config, "rope_theta")), longest = wavelength_of(theta, n - 1, n);
+    rope_rule rule = {.factor = have[n - 1], .low = 1, .high = 4, .context = 8192};
+    const double share = (rule.context / longest - rule.low) / (rule.high - rule.low);
+    if (share > 0 && share < 1) rule.factor = (1 - share) / (1 / rule.factor - share);
     for (int64_t i = 0; i < n; i++) {
-        const double wavelength = 2 * 3.14159265358979323846 * pow(theta, (double)i / (double)n);
-        const double smooth = (context / wavelength - low) / (high - low);
-        const double want = wavelength < context / high ? 1 : wavelength > context / low ? factor : 1 / ((1 - smooth) / factor + smooth);
-        if (fabs(want - have[i]) > 1e-3 * want)
+        const double want = rope_divisor(&rule, wavelength_of(theta, i, n));
+        if (!(fabs(want - have[i]) <= 1e-3 * want))
             return syi_fail(ctx, SY_E_UNSUPPORTED,
                             "%s: rope_freqs.weight[%lld] is %g; the llama3 rule with factor %g, low 1, high 4 and 8192 positions gives %g: "
                             "this scaling is not known",
-                            path, (long long)i, (double)have[i], factor, want);
+                            path, (long long)i, (double)have[i], rule.factor, want);
     }
-    json_t *scaling = json_pack("{s:s,s:f,s:f,s:f,s:i}", "rope_type", "llama3", "factor", shortest(factor), "low_freq_factor", low,
-                                "high_freq_factor", high, "original_max_position_embeddings", (int)context);
+    json_t *scaling = json_pack("{s:s,s:f,s:f,s:f,s:i}", "rope_type", "llama3", "factor", rounded(rule.factor), "low_freq_factor",
+                                rule.low, "high_freq_factor", rule.high, "original_max_position_embeddings", (int)rule.context);
     return json_object_set_new(config, "rope_scaling", scaling) == 0 ? SY_OK : syi_nomem(ctx, 0);
 }
 
@@ -192,7 +212,8 @@ static sy_status check_head_dims(sy_context *ctx, const syi_gguf *g, const char 
     const bool has_v = syi_gguf_int(g, key, &v);
     hidden = json_integer_value(json_object_get(config, "hidden_size"));
     heads = json_integer_value(json_object_get(config, "num_attention_heads"));
-    if (!has_k && heads > 0 && hidden % heads == 0) k = hidden / heads;
+    if (heads < 1) return SY_OK; /* missing: the rows say so */
+    if (!has_k && hidden % heads == 0) k = hidden / heads;
     if ((has_v && v != k) || (has_rope && rope != k))
         return syi_fail(ctx, SY_E_UNSUPPORTED,
                         "%s: heads of %lld channels with values of %lld and positions on %lld: only equal numbers are supported", path,
@@ -270,13 +291,10 @@ bool syi_rope_factors(const sy_arch *arch, const void *config, float *out)
     int64_t dim = 0, context = 0;
     if (strcmp(string_field(arch, config, "rope_type"), "llama3") != 0 || !syi_arch_field(arch, config, "head_dim", &dim)) return false;
     syi_arch_field(arch, config, "rope_original_context", &context);
-    const double theta = float_field(arch, config, "rope_theta", 10000), factor = float_field(arch, config, "rope_factor", 1);
-    const double low = float_field(arch, config, "rope_low_freq", 1), high = float_field(arch, config, "rope_high_freq", 4);
-    for (int64_t i = 0; i < dim / 2; i++) {
-        const double wavelength = 2 * 3.14159265358979323846 * pow(theta, 2.0 * (double)i / (double)dim), old = (double)context;
-        const double smooth = (old / wavelength - low) / (high - low);
-        out[i] = (float)(wavelength < old / high ? 1 : wavelength > old / low ? factor : 1 / ((1 - smooth) / factor + smooth));
-    }
+    const double theta = float_field(arch, config, "rope_theta", 10000);
+    const rope_rule rule = {float_field(arch, config, "rope_factor", 1), float_field(arch, config, "rope_low_freq", 1),
+                            float_field(arch, config, "rope_high_freq", 4), (double)context};
+    for (int64_t i = 0; i < dim / 2; i++) out[i] = (float)rope_divisor(&rule, wavelength_of(theta, i, dim / 2));
     return true;
 }
 

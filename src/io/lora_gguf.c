@@ -230,7 +230,7 @@ static sy_status read_pair(reader *r, const sy_entry *a, pair *p)
     hf[strlen(hf) - strlen(".weight")] = '\0';
     p->module = syi_arena_strdup(r->arena, hf);
     if (p->module == NULL) return sy_error_code(r->ctx);
-    p->block = strstr(row->gguf, "%d") != NULL ? atoi(a->name + (strstr(row->gguf, "%d") - row->gguf)) : -1;
+    p->block = strstr(row->gguf, "%d") != NULL ? (int)strtol(a->name + (strstr(row->gguf, "%d") - row->gguf), NULL, 10) : -1;
     const char *key = row->flags & SY_TENSOR_PERMUTE_Q ? "attention.head_count" : row->flags & SY_TENSOR_PERMUTE_K ? "attention.head_count_kv" : NULL;
     p->heads = 0;
     if (key == NULL) return SY_OK;
