@@ -10,6 +10,7 @@ set(SY_TEST_ENVIRONMENT
   "STEELYARD_ROOT=${CMAKE_CURRENT_SOURCE_DIR}"
   "STEELYARD_BIN=${CMAKE_CURRENT_BINARY_DIR}/steelyard"
   "STEELYARD_BUILD=${CMAKE_CURRENT_BINARY_DIR}"
+  "OMP_WAIT_POLICY=passive" # threads that spin at barriers make a shared machine crawl
   "UBSAN_OPTIONS=print_stacktrace=1")
 set(SY_TEST_TIMEOUT 120)
 if(SY_SANITIZER_FLAGS)

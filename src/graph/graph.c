@@ -304,7 +304,7 @@ static sy_status call_op(sy_graph *g, sy_node *n)
     }
     n->want = want;
     syi_node_fill_call(n, &c);
-    c.training = want != 0;
+    c.training = want != 0 && g->keeping; /* not in the first pass of a recomputed block */
     int n_aux = 0;
     for (int i = 0; i < SY_OP_MAX_AUX; i++) c.aux[i] = &n->aux[i];
     SYI_TRY(op->shape(&c, &n_aux));

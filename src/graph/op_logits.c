@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Cross-entropy from logits, and slices of rows: what an output head with an adapter
  * around it needs. The fused head_loss is for all others. */
-#include "op_common.h"
+#include "graph/op_row.h"
 
 #include <math.h>
 
@@ -9,15 +9,14 @@
 
 typedef struct { int64_t row, n; } rows_attr;
 
-static unsigned keep_none(const sy_op_call *c, unsigned want) { return (void)c, (void)want, 0; }
-
 static sy_status rows_shape(sy_op_call *c, int *n_aux)
 {
     *n_aux = 0;
     const rows_attr *a = c->attr;
     const sy_tensor *x = c->in[0];
     if (x->rank != 2 || a->row < 0 || a->n < 0 || a->row + a->n > x->dim[0]) return syi_fail(c->ctx, SY_E_BUG, "rows: %lld + %lld of %lld", (long long)a->row, (long long)a->n, (long long)x->dim[0]);
-    return syi_out(c, x->dtype, 2, (int64_t[]){a->n, x->dim[1]});
+    syi_shape_2(c->out, x->dtype, a->n, x->dim[1]);
+    return SY_OK;
 }
 static sy_status rows_forward(sy_op_call *c)
 {
@@ -29,12 +28,10 @@ static sy_status rows_forward(sy_op_call *c)
 static sy_status rows_backward(sy_op_call *c)
 {
     const rows_attr *a = c->attr;
-    int64_t row_bytes = sy_dtype_block_bytes(c->out->dtype) * c->out->dim[1];
-    char *dx = (char *)c->din[0]->data;
-    if (c->add[0]) return syi_axpy(c->engine, c->dout->dtype, 1, c->dout->data, true, dx + a->row * row_bytes, sy_tensor_count(c->dout));
-    memset(dx, 0, (size_t)sy_tensor_bytes(c->din[0]));
-    memcpy(dx + a->row * row_bytes, c->dout->data, (size_t)(a->n * row_bytes));
-    return SY_OK;
+    sy_dtype dt = c->din[0]->dtype;
+    syi_zero_unless_add(c, 0);
+    void *to = (char *)c->din[0]->data + a->row * c->out->dim[1] * syi_dtype_size(dt);
+    return syi_accumulate(c->engine, c->dout->dtype, c->dout->data, dt, to, sy_tensor_count(c->dout));
 }
 static bool rows_test(int i, sy_op_case *out)
 {
@@ -44,7 +41,7 @@ static bool rows_test(int i, sy_op_case *out)
     syi_case_in(out, 0, 2, (int64_t[]){7, 4}, true);
     return true;
 }
-const sy_op syi_row_rows = {.name = "rows", .min_in = 1, .max_in = 1, .shape = rows_shape, .forward = rows_forward, .backward = rows_backward, .keep = keep_none, .test = rows_test};
+const sy_op syi_row_rows = {.name = "rows", .min_in = 1, .max_in = 1, .shape = rows_shape, .forward = rows_forward, .backward = rows_backward, .keep = syi_keep_none, .test = rows_test};
 sy_node *syi_op_rows(sy_graph *g, sy_node *x, int64_t row, int64_t n)
 {
     rows_attr a = {row, n};
@@ -72,7 +69,8 @@ static sy_status xent_shape(sy_op_call *c, int *n_aux)
     if (x->rank != 2) return syi_fail(c->ctx, SY_E_BUG, "cross_entropy: logits have two dimensions");
     *n_aux = 1; /* log of the sum of exponentials of each row */
     *c->aux[0] = (sy_tensor){.dtype = SY_F64, .rank = 1, .dim = {x->dim[0]}};
-    return syi_out(c, wide, 1, (int64_t[]){1});
+    syi_shape_1(c->out, wide, 1);
+    return SY_OK;
 }
 static sy_status xent_forward(sy_op_call *c)
 {

@@ -1,46 +1,57 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Products: linear layers, free products, the low-rank branch, weights in blocks. */
-#include "op_common.h"
+/* Op rows around products: a weight matrix, a general product, a low-rank branch
+ * added to a base, a block-coded weight. */
+#include "graph/op_row.h"
 
-static syi_mat mat(const sy_tensor *t, bool transposed) { return (syi_mat){t->dtype, t->data, t->dim[t->rank - 1], transposed}; }
+static syi_mat mat(const sy_tensor *t, bool transposed)
+{
+    return (syi_mat){t->dtype, t->data, sy_tensor_cols(t), transposed};
+}
 
-static double product(double m, double n, double k) { return 2 * m * n * k; }
+static bool mixes(sy_dtype a, sy_dtype b)
+{
+    return (a == SY_F64) == (b == SY_F64) && sy_dtype_is_float(a) && sy_dtype_is_float(b) && a != SY_F16 && b != SY_F16;
+}
 
-/* -- linear: y = x W^T, or x W ---------------------------------------------------------- */
+/* -- linear ------------------------------------------------------------------------- */
 
 typedef struct { bool transposed; } linear_attr;
 
 static sy_status linear_shape(sy_op_call *c, int *n_aux)
 {
-    *n_aux = 0;
-    const sy_tensor *x = c->in[0], *w = c->in[1];
+    (void)n_aux;
     const linear_attr *a = c->attr;
-    int from = a->transposed ? 0 : 1;
-    if (x->rank != 2 || w->rank != 2 || x->dim[1] != w->dim[from])
-        return syi_fail(c->ctx, SY_E_BUG, "linear: x[%lld, %lld] does not fit W[%lld, %lld]%s", (long long)x->dim[0], (long long)x->dim[1],
-                        (long long)w->dim[0], (long long)w->dim[1], a->transposed ? " (transposed)" : "");
-    return syi_out(c, x->dtype, 2, (int64_t[]){x->dim[0], w->dim[1 - from]});
+    const sy_tensor *x = c->in[0], *w = c->in[1];
+    if (w->rank != 2 || x->rank < 1) return syi_shape_wrong(c, "linear", 1, "a matrix [out, in]");
+    if (sy_tensor_cols(x) != w->dim[a->transposed ? 0 : 1] || !mixes(x->dtype, w->dtype))
+        return syi_shape_wrong(c, "linear", 1, a->transposed ? "a matrix with as many rows as input 0 has columns" : "a matrix with as many columns as input 0 has");
+    syi_shape_like(c->out, x);
+    c->out->dim[x->rank - 1] = w->dim[a->transposed ? 1 : 0];
+    return SY_OK;
 }
 
 static sy_status linear_forward(sy_op_call *c)
 {
     const linear_attr *a = c->attr;
-    const sy_tensor *x = c->in[0], *w = c->in[1], *y = c->out;
-    return syi_gemm(c->engine, y->dim[0], y->dim[1], x->dim[1], 1, mat(x, false), mat(w, !a->transposed), 0, y->dtype, y->data, y->dim[1]);
+    const sy_tensor *x = c->in[0], *w = c->in[1];
+    int64_t n = sy_tensor_cols(c->out);
+    return syi_gemm(c->engine, sy_tensor_rows(x), n, sy_tensor_cols(x), 1, mat(x, false), mat(w, !a->transposed), 0, c->out->dtype, c->out->data, n);
 }
 
 static sy_status linear_backward(sy_op_call *c)
 {
     const linear_attr *a = c->attr;
     const sy_tensor *x = c->in[0], *w = c->in[1], *dy = c->dout;
+    int64_t t = sy_tensor_rows(dy);
     if (c->want[0]) {
-        sy_tensor *dx = c->din[0];
-        SYI_TRY(syi_gemm(c->engine, dx->dim[0], dx->dim[1], dy->dim[1], 1, mat(dy, false), mat(w, a->transposed), c->add[0], dx->dtype, dx->data, dx->dim[1]));
+        int64_t in = sy_tensor_cols(c->in[0]);
+        SYI_TRY(syi_gemm(c->engine, t, in, sy_tensor_cols(dy), 1, mat(dy, false), mat(w, a->transposed), c->add[0], c->din[0]->dtype,
+                         c->din[0]->data, in));
     }
-    if (c->want[1]) { /* dW[out,in] = dy^T x, or x^T dy */
-        sy_tensor *dw = c->din[1];
-        syi_mat left = a->transposed ? mat(x, true) : mat(dy, true), right = a->transposed ? mat(dy, false) : mat(x, false);
-        SYI_TRY(syi_gemm(c->engine, dw->dim[0], dw->dim[1], dy->dim[0], 1, left, right, c->add[1], dw->dtype, dw->data, dw->dim[1]));
+    if (c->want[1]) {
+        const sy_tensor *left = a->transposed ? x : dy, *right = a->transposed ? dy : x;
+        int64_t rows = sy_tensor_cols(left), cols = sy_tensor_cols(right);
+        SYI_TRY(syi_gemm(c->engine, rows, cols, t, 1, mat(left, true), mat(right, false), c->add[1], c->din[1]->dtype, c->din[1]->data, cols));
     }
     return SY_OK;
 }
@@ -48,253 +59,286 @@ static sy_status linear_backward(sy_op_call *c)
 static unsigned linear_keep(const sy_op_call *c, unsigned want)
 {
     (void)c;
-    return (want & 1 ? 2u : 0) | (want & 2 ? 1u : 0); /* dx needs W, dW needs x: a frozen W keeps no x */
+    return (want & 1 ? 2u : 0) | (want & 2 ? 1u : 0);
 }
 
 static double linear_flops(const sy_op_call *c, bool backward)
 {
-    double one = product((double)c->in[0]->dim[0], (double)c->in[0]->dim[1], (double)c->out->dim[1]);
+    double one = 2 * (double)sy_tensor_count(c->in[1]) * (double)sy_tensor_rows(c->in[0]);
     return backward ? one * (c->want[0] + c->want[1]) : one;
 }
 
-static bool linear_test(int i, sy_op_case *out)
+static bool linear_test(int i, sy_op_case *t)
 {
-    static const linear_attr attrs[] = {{false}, {true}, {false}, {true}};
-    if (i >= SYI_COUNT(attrs)) return false;
-    bool t = attrs[i].transposed;
-    *out = (sy_op_case){.what = t ? "x W" : "x W^T", .n_in = 2, .attr = &attrs[i], .attr_size = sizeof attrs[i]};
-    int64_t n = i < 2 ? 5 : 33, in = i < 2 ? 7 : 40, o = i < 2 ? 3 : 24;
-    syi_case_in(out, 0, 2, (int64_t[]){n, t ? o : in}, true);
-    syi_case_in(out, 1, 2, (int64_t[]){o, in}, i != 3);
+    static const linear_attr attr[] = {{false}, {true}};
+    if (i > 3) return false;
+    *t = (sy_op_case){.what = i & 1 ? "x W" : "x W^T", .n_in = 2, .attr = &attr[i & 1], .attr_size = sizeof *attr};
+    int64_t rows = i < 2 ? 6 : 70, in = i < 2 ? 5 : 96, out = i < 2 ? 7 : 80;
+    t->in[0].dtype = t->in[1].dtype = CASE_ACT;
+    t->in[0].rank = t->in[1].rank = 2;
+    t->in[0].dim[0] = rows, t->in[0].dim[1] = i & 1 ? out : in;
+    t->in[1].dim[0] = out, t->in[1].dim[1] = in;
+    t->in[0].grad = t->in[1].grad = true;
     return true;
 }
 
-const sy_op syi_row_linear = {.name = "linear", .min_in = 2, .max_in = 2, .shape = linear_shape, .forward = linear_forward, .backward = linear_backward,
-                              .keep = linear_keep, .flops = linear_flops, .test = linear_test};
+const sy_op syi_row_linear = {
+    .name = "linear", .min_in = 2, .max_in = 2, .shape = linear_shape, .forward = linear_forward, .backward = linear_backward,
+    .keep = linear_keep, .flops = linear_flops, .test = linear_test,
+};
 
 sy_node *syi_op_linear(sy_graph *g, sy_node *x, sy_node *w, bool transposed)
 {
-    linear_attr a = {transposed};
-    return sy_call(g, &syi_row_linear, (sy_node *[]){x, w}, 2, &a, sizeof a);
+    return sy_call(g, &syi_row_linear, (sy_node *[]){x, w}, 2, &(linear_attr){transposed}, sizeof(linear_attr));
 }
 
-/* -- matmul: alpha op(a) op(b) ------------------------------------------------------------------ */
+/* -- matmul ------------------------------------------------------------------------- */
 
 typedef struct { bool ta, tb; double alpha; } matmul_attr;
 
 static sy_status matmul_shape(sy_op_call *c, int *n_aux)
 {
-    *n_aux = 0;
-    const sy_tensor *x = c->in[0], *y = c->in[1];
-    const matmul_attr *a = c->attr;
-    if (x->rank != 2 || y->rank != 2 || x->dim[!a->ta] != y->dim[a->tb])
-        return syi_fail(c->ctx, SY_E_BUG, "matmul: [%lld, %lld]%s does not fit [%lld, %lld]%s", (long long)x->dim[0], (long long)x->dim[1], a->ta ? "^T" : "",
-                        (long long)y->dim[0], (long long)y->dim[1], a->tb ? "^T" : "");
-    return syi_out(c, x->dtype, 2, (int64_t[]){x->dim[a->ta], y->dim[!a->tb]});
+    (void)n_aux;
+    const matmul_attr *m = c->attr;
+    const sy_tensor *a = c->in[0], *b = c->in[1];
+    if (a->rank != 2) return syi_shape_wrong(c, "matmul", 0, "a matrix");
+    if (b->rank != 2 || a->dim[!m->ta] != b->dim[m->tb] || a->dtype != b->dtype)
+        return syi_shape_wrong(c, "matmul", 1, "a matrix of input 0's type that fits it");
+    syi_shape_2(c->out, a->dtype, a->dim[m->ta], b->dim[!m->tb]);
+    return SY_OK;
 }
 
 static sy_status matmul_forward(sy_op_call *c)
 {
-    const matmul_attr *a = c->attr;
-    return syi_gemm(c->engine, c->out->dim[0], c->out->dim[1], c->in[0]->dim[!a->ta], a->alpha, mat(c->in[0], a->ta), mat(c->in[1], a->tb), 0,
-                    c->out->dtype, c->out->data, c->out->dim[1]);
+    const matmul_attr *m = c->attr;
+    const sy_tensor *a = c->in[0], *b = c->in[1];
+    return syi_gemm(c->engine, c->out->dim[0], c->out->dim[1], a->dim[!m->ta], m->alpha, mat(a, m->ta), mat(b, m->tb), 0, c->out->dtype,
+                    c->out->data, c->out->dim[1]);
 }
 
 static sy_status matmul_backward(sy_op_call *c)
 {
-    const matmul_attr *a = c->attr;
-    const sy_tensor *x = c->in[0], *y = c->in[1], *d = c->dout;
-    if (c->want[0]) { /* op(a) = d op(b)^T alpha; with ta the other way round */
-        sy_tensor *g = c->din[0];
-        syi_mat left = a->ta ? mat(y, a->tb) : mat(d, false), right = a->ta ? mat(d, true) : mat(y, !a->tb);
-        SYI_TRY(syi_gemm(c->engine, g->dim[0], g->dim[1], d->dim[1], a->alpha, left, right, c->add[0], g->dtype, g->data, g->dim[1]));
+    const matmul_attr *q = c->attr;
+    const sy_tensor *a = c->in[0], *b = c->in[1], *dc = c->dout;
+    int64_t m = dc->dim[0], n = dc->dim[1], k = a->dim[!q->ta];
+    if (c->want[0]) {
+        if (!q->ta) SYI_TRY(syi_gemm(c->engine, m, k, n, q->alpha, mat(dc, false), mat(b, !q->tb), c->add[0], c->din[0]->dtype, c->din[0]->data, k));
+        else SYI_TRY(syi_gemm(c->engine, k, m, n, q->alpha, mat(b, q->tb), mat(dc, true), c->add[0], c->din[0]->dtype, c->din[0]->data, m));
     }
     if (c->want[1]) {
-        sy_tensor *g = c->din[1];
-        syi_mat left = a->tb ? mat(d, true) : mat(x, !a->ta), right = a->tb ? mat(x, a->ta) : mat(d, false);
-        SYI_TRY(syi_gemm(c->engine, g->dim[0], g->dim[1], d->dim[0], a->alpha, left, right, c->add[1], g->dtype, g->data, g->dim[1]));
+        if (!q->tb) SYI_TRY(syi_gemm(c->engine, k, n, m, q->alpha, mat(a, !q->ta), mat(dc, false), c->add[1], c->din[1]->dtype, c->din[1]->data, n));
+        else SYI_TRY(syi_gemm(c->engine, n, k, m, q->alpha, mat(dc, true), mat(a, q->ta), c->add[1], c->din[1]->dtype, c->din[1]->data, k));
     }
     return SY_OK;
 }
 
-static unsigned matmul_keep(const sy_op_call *c, unsigned want)
-{
-    (void)c;
-    return (want & 1 ? 2u : 0) | (want & 2 ? 1u : 0);
-}
-
 static double matmul_flops(const sy_op_call *c, bool backward)
 {
-    const matmul_attr *a = c->attr;
-    double one = product((double)c->out->dim[0], (double)c->out->dim[1], (double)c->in[0]->dim[!a->ta]);
+    const matmul_attr *m = c->attr;
+    double one = 2 * (double)sy_tensor_count(c->out) * (double)c->in[0]->dim[!m->ta];
     return backward ? one * (c->want[0] + c->want[1]) : one;
 }
 
-static bool matmul_test(int i, sy_op_case *out)
+static bool matmul_test(int i, sy_op_case *t)
 {
-    static const matmul_attr attrs[] = {{false, false, 1.5}, {true, false, 1}, {false, true, -2}, {true, true, 0.5}};
-    if (i >= SYI_COUNT(attrs)) return false;
-    const matmul_attr *a = &attrs[i];
-    *out = (sy_op_case){.what = "alpha op(a) op(b)", .n_in = 2, .attr = a, .attr_size = sizeof *a};
-    syi_case_in(out, 0, 2, a->ta ? (int64_t[]){6, 4} : (int64_t[]){4, 6}, true);
-    syi_case_in(out, 1, 2, a->tb ? (int64_t[]){5, 6} : (int64_t[]){6, 5}, true);
+    static const matmul_attr attr[] = {{false, false, 1}, {true, false, -0.5}, {false, true, 2}, {true, true, 1}};
+    if (i > 3) return false;
+    bool ta = attr[i].ta, tb = attr[i].tb;
+    *t = (sy_op_case){.what = "product", .n_in = 2, .attr = &attr[i], .attr_size = sizeof *attr};
+    t->in[0].dtype = t->in[1].dtype = CASE_ACT;
+    t->in[0].rank = t->in[1].rank = 2;
+    t->in[0].dim[ta] = 6, t->in[0].dim[!ta] = 9;
+    t->in[1].dim[tb] = 9, t->in[1].dim[!tb] = 4;
+    t->in[0].grad = t->in[1].grad = true;
     return true;
 }
 
-const sy_op syi_row_matmul = {.name = "matmul", .min_in = 2, .max_in = 2, .shape = matmul_shape, .forward = matmul_forward, .backward = matmul_backward,
-                              .keep = matmul_keep, .flops = matmul_flops, .test = matmul_test};
+const sy_op syi_row_matmul = {
+    .name = "matmul", .min_in = 2, .max_in = 2, .shape = matmul_shape, .forward = matmul_forward, .backward = matmul_backward,
+    .keep = linear_keep, .flops = matmul_flops, .test = matmul_test,
+};
 
 sy_node *syi_op_matmul(sy_graph *g, sy_node *a, bool ta, sy_node *b, bool tb, double alpha)
 {
-    matmul_attr at = {ta, tb, alpha};
-    return sy_call(g, &syi_row_matmul, (sy_node *[]){a, b}, 2, &at, sizeof at);
+    return sy_call(g, &syi_row_matmul, (sy_node *[]){a, b}, 2, &(matmul_attr){ta, tb, alpha}, sizeof(matmul_attr));
 }
 
-/* -- lowrank_add: base + s (drop(x) A^T) B^T --------------------------------------------------------- */
-/* LoRA's branch (Hu et al. 2021, eq. 3) in one op, so that nothing of size tokens x out is
- * made besides the base's output. in: base, x, A[r,in], B[out,r]; aux 0: H = drop(x) A^T. */
+/* -- lowrank_add ------------------------------------------------------------------------ */
 
+/* out = base + s (drop(x) A^T) B^T. Gradients: dB = s dy^T H, dH = s dy B, dA = dH^T
+ * drop(x), dx = drop'(dH A); base's passes. */
 typedef struct { double s, dropout; uint64_t key; } lowrank_attr;
+enum { BASE, X, A, B };
 
 static sy_status lowrank_shape(sy_op_call *c, int *n_aux)
 {
-    const sy_tensor *y = c->in[0], *x = c->in[1], *a = c->in[2], *b = c->in[3];
-    if (x->rank != 2 || y->rank != 2 || a->rank != 2 || b->rank != 2 || y->dim[0] != x->dim[0] || a->dim[1] != x->dim[1] || b->dim[0] != y->dim[1] || a->dim[0] != b->dim[1])
-        return syi_fail(c->ctx, SY_E_BUG, "lowrank_add: base[%lld, %lld], x[%lld, %lld], A[%lld, %lld], B[%lld, %lld] do not fit", (long long)y->dim[0], (long long)y->dim[1],
-                        (long long)x->dim[0], (long long)x->dim[1], (long long)a->dim[0], (long long)a->dim[1], (long long)b->dim[0], (long long)b->dim[1]);
-    *n_aux = 1;
-    *c->aux[0] = (sy_tensor){.dtype = x->dtype, .rank = 2, .dim = {x->dim[0], a->dim[0]}};
-    return syi_out(c, y->dtype, 2, y->dim);
+    const sy_tensor *base = c->in[BASE], *x = c->in[X], *a = c->in[A], *b = c->in[B];
+    if (a->rank != 2 || a->dim[1] != sy_tensor_cols(x)) return syi_shape_wrong(c, "lowrank_add", A, "[r, columns of input 1]");
+    if (b->rank != 2 || b->dim[1] != a->dim[0] || b->dim[0] != sy_tensor_cols(base))
+        return syi_shape_wrong(c, "lowrank_add", B, "[columns of input 0, r]");
+    if (x->dtype != base->dtype || sy_tensor_rows(x) != sy_tensor_rows(base)) return syi_shape_wrong(c, "lowrank_add", X, "as many rows as input 0");
+    syi_shape_like(c->out, base);
+    if (c->training) { /* H */
+        syi_shape_2(c->aux[0], x->dtype, sy_tensor_rows(x), a->dim[0]);
+        *n_aux = 1;
+    }
+    return SY_OK;
 }
 
 static int64_t lowrank_scratch(const sy_op_call *c, bool backward)
 {
-    const lowrank_attr *t = c->attr;
-    int64_t size = sy_dtype_block_bytes(c->in[1]->dtype);
-    int64_t h = backward ? syi_ceil_div(c->in[1]->dim[0] * c->in[2]->dim[0] * size, 64) * 64 : 0; /* dH */
-    return h + (t->dropout > 0 ? c->in[1]->dim[0] * c->in[1]->dim[1] * size : 0);                 /* drop(x), then d drop(x) */
+    const lowrank_attr *q = c->attr;
+    int64_t z = syi_dtype_size(c->out->dtype), h = sy_tensor_rows(c->out) * c->in[A]->dim[0] * z;
+    bool own_h = backward || c->aux[0] == NULL || c->aux[0]->rank == 0;
+    return (own_h ? syi_ceil_div(h, 64) * 64 : 0) + (q->dropout > 0 ? sy_tensor_count(c->in[X]) * z : 0);
 }
 
 static sy_status lowrank_forward(sy_op_call *c)
 {
-    const lowrank_attr *t = c->attr;
-    const sy_tensor *x = c->in[1], *a = c->in[2], *b = c->in[3], *y = c->out;
-    sy_tensor *h = c->aux[0];
-    syi_mat from = mat(x, false);
-    if (t->dropout > 0) {
-        void *dropped = sy_scratch(c);
-        SYI_TRY(syi_dropout(c->engine, x->dtype, t->key, t->dropout, x->data, false, dropped, sy_tensor_count(x)));
-        from.data = dropped;
+    const lowrank_attr *q = c->attr;
+    sy_dtype dt = c->out->dtype;
+    int64_t t = sy_tensor_rows(c->out), in = sy_tensor_cols(c->in[X]), out = sy_tensor_cols(c->out), r = c->in[A]->dim[0];
+    char *scratch = sy_scratch(c);
+    void *h = c->aux[0] != NULL ? c->aux[0]->data : NULL;
+    if (h == NULL) {
+        h = scratch;
+        scratch += syi_ceil_div(t * r * syi_dtype_size(dt), 64) * 64;
     }
-    SYI_TRY(syi_gemm(c->engine, h->dim[0], h->dim[1], x->dim[1], 1, from, mat(a, true), 0, h->dtype, h->data, h->dim[1]));
-    if (!c->in_place) memcpy(y->data, c->in[0]->data, (size_t)sy_tensor_bytes(y));
-    return syi_gemm(c->engine, y->dim[0], y->dim[1], h->dim[1], t->s, mat(h, false), mat(b, true), 1, y->dtype, y->data, y->dim[1]);
+    syi_mat x = mat(c->in[X], false);
+    if (q->dropout > 0) {
+        SYI_TRY(syi_dropout(c->engine, dt, q->key, q->dropout, x.data, false, scratch, t * in));
+        x.data = scratch;
+    }
+    SYI_TRY(syi_gemm(c->engine, t, r, in, 1, x, mat(c->in[A], true), 0, dt, h, r));
+    if (!c->in_place) SYI_TRY(syi_cast(c->engine, dt, c->in[BASE]->data, dt, c->out->data, t * out));
+    return syi_gemm(c->engine, t, out, r, q->s, (syi_mat){dt, h, r, false}, mat(c->in[B], true), 1, dt, c->out->data, out);
 }
 
 static sy_status lowrank_backward(sy_op_call *c)
 {
-    const lowrank_attr *t = c->attr;
-    const sy_tensor *x = c->in[1], *a = c->in[2], *b = c->in[3], *dy = c->dout, *h = c->aux[0];
-    int64_t tokens = dy->dim[0], r = a->dim[0], n = tokens * x->dim[1];
-    if (c->want[0]) SYI_TRY(syi_axpy(c->engine, dy->dtype, 1, dy->data, c->add[0], c->din[0]->data, sy_tensor_count(dy)));
-    if (c->want[3]) { /* dB = s dY^T H */
-        sy_tensor *g = c->din[3];
-        SYI_TRY(syi_gemm(c->engine, g->dim[0], g->dim[1], tokens, t->s, mat(dy, true), mat(h, false), c->add[3], g->dtype, g->data, g->dim[1]));
+    const lowrank_attr *q = c->attr;
+    sy_dtype dt = c->out->dtype;
+    int64_t t = sy_tensor_rows(c->out), in = sy_tensor_cols(c->in[X]), out = sy_tensor_cols(c->out), r = c->in[A]->dim[0];
+    char *dh = sy_scratch(c), *wide = dh + syi_ceil_div(t * r * syi_dtype_size(dt), 64) * 64;
+    syi_mat dy = mat(c->dout, false), mat_dh = {dt, dh, r, false};
+    if (c->want[B]) {
+        syi_mat dyt = dy, h = {dt, c->aux[0]->data, r, false};
+        dyt.t = true;
+        SYI_TRY(syi_gemm(c->engine, out, r, t, q->s, dyt, h, c->add[B], c->din[B]->dtype, c->din[B]->data, r));
     }
-    if (!c->want[1] && !c->want[2]) return SY_OK;
-    sy_tensor dh = *h;
-    dh.data = sy_scratch(c);
-    char *dropped = (char *)dh.data + syi_ceil_div(sy_tensor_bytes(&dh), 64) * 64;
-    SYI_TRY(syi_gemm(c->engine, tokens, r, dy->dim[1], t->s, mat(dy, false), mat(b, false), 0, dh.dtype, dh.data, r));
-    if (c->want[2]) { /* dA = dH^T drop(x) */
-        sy_tensor *g = c->din[2];
-        syi_mat from = mat(x, false);
-        if (t->dropout > 0) {
-            SYI_TRY(syi_dropout(c->engine, x->dtype, t->key, t->dropout, x->data, false, dropped, n));
-            from.data = dropped;
+    if (c->want[A] || c->want[X]) SYI_TRY(syi_gemm(c->engine, t, r, out, q->s, dy, mat(c->in[B], false), 0, dt, dh, r));
+    if (c->want[A]) {
+        syi_mat x = mat(c->in[X], false), dht = mat_dh;
+        dht.t = true;
+        if (q->dropout > 0) {
+            SYI_TRY(syi_dropout(c->engine, dt, q->key, q->dropout, x.data, false, wide, t * in));
+            x.data = wide;
         }
-        SYI_TRY(syi_gemm(c->engine, r, x->dim[1], tokens, 1, mat(&dh, true), from, c->add[2], g->dtype, g->data, g->dim[1]));
+        SYI_TRY(syi_gemm(c->engine, r, in, t, 1, dht, x, c->add[A], c->din[A]->dtype, c->din[A]->data, in));
     }
-    if (!c->want[1]) return SY_OK;
-    sy_tensor *dx = c->din[1];
-    if (t->dropout > 0) {
-        SYI_TRY(syi_gemm(c->engine, tokens, x->dim[1], r, 1, mat(&dh, false), mat(a, false), 0, x->dtype, dropped, x->dim[1]));
-        return syi_dropout(c->engine, x->dtype, t->key, t->dropout, dropped, c->add[1], dx->data, n);
+    if (c->want[X]) {
+        if (q->dropout > 0) {
+            SYI_TRY(syi_gemm(c->engine, t, in, r, 1, mat_dh, mat(c->in[A], false), 0, dt, wide, in));
+            bool same = c->din[X]->dtype == dt;
+            SYI_TRY(syi_dropout(c->engine, dt, q->key, q->dropout, wide, same && c->add[X], same ? c->din[X]->data : wide, t * in));
+            if (!same) SYI_TRY(syi_via_done(c, X, dt, (syi_via){wide, false}));
+        } else {
+            SYI_TRY(syi_gemm(c->engine, t, in, r, 1, mat_dh, mat(c->in[A], false), c->add[X], c->din[X]->dtype, c->din[X]->data, in));
+        }
     }
-    return syi_gemm(c->engine, tokens, x->dim[1], r, 1, mat(&dh, false), mat(a, false), c->add[1], dx->dtype, dx->data, x->dim[1]);
+    return syi_pass_grad(c, BASE, 1);
 }
 
 static unsigned lowrank_keep(const sy_op_call *c, unsigned want)
 {
     (void)c;
-    /* x only for dA: with A frozen (LaMDA, VeRA-like) it is not kept. */
-    return (want & 4 ? 2u : 0) | (want & 2 ? 4u : 0) | (want & 6 ? 8u : 0);
+    unsigned keep = 0;
+    if (want & (1u << A)) keep |= 1u << X | 1u << B;
+    if (want & (1u << X)) keep |= 1u << A | 1u << B;
+    return keep;
 }
 
 static double lowrank_flops(const sy_op_call *c, bool backward)
 {
-    double r = (double)c->in[2]->dim[0], t = (double)c->in[1]->dim[0], in = (double)c->in[1]->dim[1], out = (double)c->out->dim[1];
-    if (!backward) return product(t, r, in) + product(t, out, r);
-    return (c->want[3] ? product(out, r, t) : 0) + (c->want[1] || c->want[2] ? product(t, r, out) : 0) + (c->want[2] + c->want[1]) * product(t, r, in);
+    double t = (double)sy_tensor_rows(c->out), r = (double)c->in[A]->dim[0];
+    double in = 2 * t * r * (double)sy_tensor_cols(c->in[X]), out = 2 * t * r * (double)sy_tensor_cols(c->out);
+    if (!backward) return in + out;
+    return c->want[B] * out + (c->want[A] || c->want[X]) * out + c->want[A] * in + c->want[X] * in;
 }
 
-static bool lowrank_test(int i, sy_op_case *out)
+static bool lowrank_test(int i, sy_op_case *t)
 {
-    static const lowrank_attr attrs[] = {{2, 0, 0}, {0.5, 0.3, 77}, {1, 0, 0}};
-    if (i >= SYI_COUNT(attrs)) return false;
-    *out = (sy_op_case){.what = i == 1 ? "with dropout" : i == 2 ? "A frozen" : "plain", .n_in = 4, .attr = &attrs[i], .attr_size = sizeof attrs[i]};
-    int64_t n = 9, in = 12, o = 10, r = 3;
-    syi_case_in(out, 0, 2, (int64_t[]){n, o}, true);
-    syi_case_in(out, 1, 2, (int64_t[]){n, in}, true);
-    syi_case_in(out, 2, 2, (int64_t[]){r, in}, i != 2);
-    syi_case_in(out, 3, 2, (int64_t[]){o, r}, true);
+    static const lowrank_attr attr[] = {{0.5, 0, 0}, {2, 0.25, 77}, {1.5, 0, 0}};
+    if (i > 2) return false;
+    *t = (sy_op_case){.what = i == 1 ? "with dropout" : "low-rank branch", .n_in = 4, .attr = &attr[i], .attr_size = sizeof *attr, .tol_bf16 = 3e-2};
+    int64_t rows = i == 2 ? 90 : 7, in = i == 2 ? 72 : 6, out = i == 2 ? 100 : 5, r = i == 2 ? 8 : 3;
+    const int64_t dim[4][2] = {{rows, out}, {rows, in}, {r, in}, {out, r}};
+    for (int j = 0; j < 4; j++) {
+        t->in[j].dtype = CASE_ACT;
+        t->in[j].rank = 2;
+        t->in[j].dim[0] = dim[j][0], t->in[j].dim[1] = dim[j][1];
+        t->in[j].grad = true;
+    }
     return true;
 }
 
-const sy_op syi_row_lowrank_add = {.name = "lowrank_add", .min_in = 4, .max_in = 4, .flags = SY_OP_IN_PLACE, .shape = lowrank_shape, .forward = lowrank_forward,
-                                   .backward = lowrank_backward, .keep = lowrank_keep, .scratch = lowrank_scratch, .flops = lowrank_flops, .test = lowrank_test};
+const sy_op syi_row_lowrank_add = {
+    .name = "lowrank_add", .min_in = 4, .max_in = 4, .flags = SY_OP_IN_PLACE, .shape = lowrank_shape, .forward = lowrank_forward,
+    .backward = lowrank_backward, .keep = lowrank_keep, .scratch = lowrank_scratch, .flops = lowrank_flops, .test = lowrank_test,
+};
 
 sy_node *syi_op_lowrank_add(sy_graph *g, sy_node *base, sy_node *x, sy_node *a, sy_node *b, double s, double dropout, uint64_t key)
 {
-    lowrank_attr t = {s, dropout, key};
-    return sy_call(g, &syi_row_lowrank_add, (sy_node *[]){base, x, a, b}, 4, &t, sizeof t);
+    lowrank_attr q = {s, dropout, key};
+    return sy_call(g, &syi_row_lowrank_add, (sy_node *[]){base, x, a, b}, 4, &q, sizeof q);
 }
 
-/* -- coded: W in blocks --------------------------------------------------------------------------------- */
+/* -- coded ----------------------------------------------------------------------------------- */
 
 typedef struct { sy_tensor w; bool transposed; } coded_attr;
 
 static sy_status coded_shape(sy_op_call *c, int *n_aux)
 {
-    *n_aux = 0;
+    (void)n_aux;
     const coded_attr *a = c->attr;
-    const sy_tensor *x = c->in[0];
-    int from = a->transposed ? 0 : 1;
-    if (x->rank != 2 || x->dim[1] != a->w.dim[from]) return syi_fail(c->ctx, SY_E_BUG, "coded linear: x[.., %lld] does not fit W[%lld, %lld]", (long long)x->dim[1], (long long)a->w.dim[0], (long long)a->w.dim[1]);
-    return syi_out(c, x->dtype, 2, (int64_t[]){x->dim[0], a->w.dim[1 - from]});
+    if (a->w.rank != 2 || sy_tensor_cols(c->in[0]) != a->w.dim[a->transposed ? 0 : 1])
+        return syi_shape_wrong(c, "coded", 0, "as many columns as the coded weight takes");
+    syi_shape_like(c->out, c->in[0]);
+    c->out->dim[c->in[0]->rank - 1] = a->w.dim[a->transposed ? 1 : 0];
+    return SY_OK;
 }
 
 static sy_status coded_forward(sy_op_call *c)
 {
     const coded_attr *a = c->attr;
-    const sy_tensor *x = c->in[0];
-    return syi_gemm_coded(c->engine, x->dim[0], a->w.dim[0], a->w.dim[1], x->dtype, x->data, a->w.dtype, a->w.data, a->transposed, 0, c->out->data);
+    return syi_gemm_coded(c->engine, sy_tensor_rows(c->in[0]), a->w.dim[0], a->w.dim[1], c->out->dtype, c->in[0]->data, a->w.dtype, a->w.data,
+                          a->transposed, 0, c->out->data);
 }
 
 static sy_status coded_backward(sy_op_call *c)
 {
     const coded_attr *a = c->attr;
-    const sy_tensor *dy = c->dout;
-    return syi_gemm_coded(c->engine, dy->dim[0], a->w.dim[0], a->w.dim[1], dy->dtype, dy->data, a->w.dtype, a->w.data, !a->transposed, c->add[0], c->din[0]->data);
+    sy_dtype dt = c->dout->dtype;
+    if (!c->want[0]) return SY_OK;
+    syi_via via = syi_via_begin(c, 0, dt);
+    SYI_TRY(syi_gemm_coded(c->engine, sy_tensor_rows(c->in[0]), a->w.dim[0], a->w.dim[1], dt, c->dout->data, a->w.dtype, a->w.data, !a->transposed,
+                           via.add, via.data));
+    return syi_via_done(c, 0, dt, via);
 }
 
-static unsigned keep_none(const sy_op_call *c, unsigned want) { return (void)c, (void)want, 0; }
+static int64_t coded_scratch(const sy_op_call *c, bool backward)
+{
+    return backward ? syi_via_bytes(c, c->out->dtype) : 0;
+}
+
 static double coded_flops(const sy_op_call *c, bool backward)
 {
     const coded_attr *a = c->attr;
     (void)backward;
-    return product((double)c->in[0]->dim[0], (double)a->w.dim[0], (double)a->w.dim[1]);
+    return 2 * (double)sy_tensor_count(&a->w) * (double)sy_tensor_rows(c->in[0]);
 }
+
+/* Bytes are read coded: that is the point of it. */
 static double coded_traffic(const sy_op_call *c, bool backward)
 {
     const coded_attr *a = c->attr;
@@ -302,19 +346,32 @@ static double coded_traffic(const sy_op_call *c, bool backward)
     return (double)(sy_tensor_bytes(&a->w) + sy_tensor_bytes(c->in[0]) + sy_tensor_bytes(c->out));
 }
 
-static bool coded_test(int i, sy_op_case *out)
+static bool coded_test(int i, sy_op_case *t)
 {
-    /* f16 1.0, -2.0, 0.5 in a fixed pattern, as a [3, 4] weight */
-    static uint16_t w[12] = {0x3c00, 0xc000, 0x3800, 0x3c00, 0x3800, 0x3800, 0xc000, 0x3c00, 0x3c00, 0x3c00, 0xc000, 0x3800};
-    static const coded_attr attrs[] = {{{.dtype = SY_F16, .rank = 2, .dim = {3, 4}, .data = w}, false}, {{.dtype = SY_F16, .rank = 2, .dim = {3, 4}, .data = w}, true}};
-    if (i >= SYI_COUNT(attrs)) return false;
-    *out = (sy_op_case){.what = "f16 weight", .n_in = 1, .attr = &attrs[i], .attr_size = sizeof attrs[i]};
-    syi_case_in(out, 0, 2, (int64_t[]){5, attrs[i].transposed ? 3 : 4}, true);
+    /* Q8_0: a block is an f16 scale (here 2^-6, 0x2400) and 32 signed bytes. */
+    static const uint8_t blocks[6][34] = {
+        {0, 0x24, 1, 2, 3, 250, 5, 6, 7, 8, 9, 10, 200, 12, 13, 14, 15, 16, 17, 180, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32},
+        {0, 0x24, 9, 90, 33, 25, 55, 66, 77, 88, 99, 100, 20, 112, 113, 114, 115, 116, 117, 18, 119, 120, 121, 122, 123, 124, 125, 126, 127, 128, 129, 130, 131, 132},
+        {0, 0x28, 1, 255, 1, 255, 2, 254, 2, 254, 3, 253, 3, 253, 4, 252, 4, 252, 5, 251, 5, 251, 6, 250, 6, 250, 7, 249, 7, 249, 8, 248, 8, 248},
+        {0, 0x24, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63, 64, 65, 66, 67, 68, 69, 70, 71},
+        {0, 0xa4, 4, 8, 15, 16, 23, 42, 4, 8, 15, 16, 23, 42, 4, 8, 15, 16, 23, 42, 4, 8, 15, 16, 23, 42, 4, 8, 15, 16, 23, 42, 4, 8},
+        {0, 0x24, 200, 201, 202, 203, 204, 205, 206, 207, 208, 209, 210, 211, 212, 213, 214, 215, 216, 217, 218, 219, 220, 221, 222, 223, 224, 225, 226, 227, 228, 229, 230, 231},
+    };
+    static const coded_attr attr[] = {{{.dtype = SY_Q8_0, .rank = 2, .dim = {6, 32}, .data = (void *)blocks}, false},
+                                      {{.dtype = SY_Q8_0, .rank = 2, .dim = {6, 32}, .data = (void *)blocks}, true}};
+    if (i > 1) return false;
+    *t = (sy_op_case){.what = "Q8_0", .n_in = 1, .attr = &attr[i], .attr_size = sizeof *attr};
+    t->in[0].dtype = CASE_ACT;
+    t->in[0].rank = 2;
+    t->in[0].dim[0] = 5, t->in[0].dim[1] = i == 1 ? 6 : 32;
+    t->in[0].grad = true;
     return true;
 }
 
-const sy_op syi_row_coded = {.name = "linear_coded", .min_in = 1, .max_in = 1, .shape = coded_shape, .forward = coded_forward, .backward = coded_backward,
-                             .keep = keep_none, .flops = coded_flops, .traffic = coded_traffic, .test = coded_test};
+const sy_op syi_row_coded = {
+    .name = "linear_coded", .min_in = 1, .max_in = 1, .shape = coded_shape, .forward = coded_forward, .backward = coded_backward,
+    .keep = syi_keep_none, .scratch = coded_scratch, .flops = coded_flops, .traffic = coded_traffic, .test = coded_test,
+};
 
 sy_node *syi_op_coded(sy_graph *g, sy_node *x, const sy_tensor *w, bool transposed)
 {

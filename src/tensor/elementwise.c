@@ -221,6 +221,32 @@ sy_status syi_sum_rows(syi_engine *e, sy_dtype dt, const void *dy, void *db, int
     return col_sums(e, dt, dy, NULL, db, rows, cols);
 }
 
+static void fill(sy_dtype dt, double v, bool add, void *y, int64_t n)
+{
+    if (dt == SY_F64)
+        for (int64_t i = 0; i < n; i++) ((double *)y)[i] = (add ? ((double *)y)[i] : 0) + v;
+    else if (dt == SY_F32)
+        for (int64_t i = 0; i < n; i++) ((float *)y)[i] = (add ? ((float *)y)[i] : 0) + (float)v;
+    else
+        for (int64_t i = 0; i < n; i++) ((uint16_t *)y)[i] = syi_to_bf16((add ? syi_from_bf16(((uint16_t *)y)[i]) : 0) + (float)v);
+}
+
+sy_status syi_fill(syi_engine *e, sy_dtype dt, double v, bool add, void *y, int64_t n)
+{
+    TYPE(e, "fill", dt);
+    SYI_CUT(e, n, SYI_PIECE, i, count, fill(dt, v, add, syi_to(y, i, z), count););
+    return SY_OK;
+}
+
+sy_status syi_fill_rows(syi_engine *e, sy_dtype dt, const void *v, bool add, void *y, int64_t rows, int64_t cols)
+{
+    TYPE(e, "fill", dt);
+    SYI_CUT(e, rows, syi_piece_rows(cols), first, count,
+        for (int64_t r = first; r < first + count; r++)
+            fill(dt, dt == SY_F64 ? ((const double *)v)[r] : (double)((const float *)v)[r], add, syi_to(y, r * cols, z), cols););
+    return SY_OK;
+}
+
 /* -- sums -------------------------------------------------------------------------------------- */
 
 enum { SUM_PIECES = 256 }; /* partial sums on the stack */

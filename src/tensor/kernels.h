@@ -36,8 +36,8 @@ int64_t syi_engine_bytes(const syi_engine *e);
 typedef struct { sy_dtype dtype; const void *data; int64_t ld; bool t; } syi_mat;
 sy_status syi_gemm(syi_engine *e, int64_t m, int64_t n, int64_t k, double alpha, syi_mat a, syi_mat b, double beta,
                    sy_dtype ct, void *c, int64_t ldc);
-/* y[m,n] = x[m,k] W[n,k]^T with W in GGUF blocks or F16/BF16/F32 whatever dt is:
- * decoded tile by tile, never whole. */
+/* y[m,n] = x[m,k] W[n,k]^T (+ beta y) with W in GGUF blocks or F16/BF16/F32 whatever dt
+ * is: decoded tile by tile, never whole. transposed: y[m,k] = x[m,n] W. */
 sy_status syi_gemm_coded(syi_engine *e, int64_t m, int64_t n, int64_t k, sy_dtype dt, const void *x,
                          sy_dtype wt, const void *w, bool transposed, double beta, void *y);
 
@@ -80,6 +80,9 @@ sy_status syi_embed(syi_engine *e, sy_dtype tt, const void *table, int64_t vocab
 sy_status syi_embed_grad(syi_engine *e, sy_dtype dt, const void *dy, const int32_t *ids, void *dtable, int64_t vocab, int64_t tokens, int64_t cols);
 /* Sum of squares in f64, fixed tree. *finite: false if any NaN/Inf. */
 double syi_sumsq(syi_engine *e, sy_dtype dt, const void *x, int64_t n, bool *finite);
+/* y = (add ? y : 0) + v; of each row its own v[r] (f32, f64). */
+sy_status syi_fill(syi_engine *e, sy_dtype dt, double v, bool add, void *y, int64_t n);
+sy_status syi_fill_rows(syi_engine *e, sy_dtype dt, const void *v, bool add, void *y, int64_t rows, int64_t cols);
 double syi_sum(syi_engine *e, sy_dtype dt, const void *x, int64_t n);
 /* sum[r] = sum over columns of x[r,c] (* y[r,c]; NULL: of x), f32 (f64). */
 sy_status syi_row_sums(syi_engine *e, sy_dtype dt, const void *x, const void *y, void *sum, int64_t rows, int64_t cols);
@@ -118,7 +121,7 @@ sy_status syi_head_loss(syi_engine *e, sy_dtype dt, const syi_head *a, const voi
 typedef struct { double lr, beta1, beta2, eps, decay; int64_t t; } syi_adamw;
 sy_status syi_adamw_step(syi_engine *e, const syi_adamw *a, float *value, const float *grad, float *m, float *v, int64_t n);
 
-/* -- decompositions (decomp.c), column-order hidden inside --------------------------------------------- */
+/* -- decompositions (decomp.c) -------------------------------------------------------------- */
 /* Thin SVD of a[m,n] f32: u[m,p], s[p], vt[p,n], p = min(m,n). In f64 inside. */
 sy_status syi_svd(sy_context *ctx, int64_t m, int64_t n, const float *a, float *u, float *s, float *vt);
 /* Randomised: rank r, `niter` subspace iterations, key for the test matrix. u[m,r], s[r], vt[r,n]. */

@@ -6,12 +6,20 @@
 
 #include "tensor/engine.h"
 
+#include <omp.h>
+
 enum { SYI_PIECE = 8192 }; /* numbers: 32 KiB of f32, what a first-level cache holds */
 
 /* Index into the table of CPU paths, or -1. */
 static inline int syi_type(sy_dtype dt)
 {
     return dt == SY_F32 ? SYI_T_F32 : dt == SY_BF16 ? SYI_T_BF16 : dt == SY_F64 ? SYI_T_F64 : -1;
+}
+
+/* Which thread of the team this is. */
+static inline int64_t syi_thread(void)
+{
+    return omp_get_thread_num();
 }
 
 /* The error for a type that has no kernel. */

@@ -176,7 +176,7 @@ static void same_bits(fixture *f, int64_t m, int64_t n, int64_t k, bool ta, bool
 static void threads_llama(void **state)
 {
     fixture *f = *state;
-    static const int64_t tokens[] = {17, 64, 512, 1024, 2048};
+    static const int64_t tokens[] = {17, 64, 512, 2048};
     static const int64_t layers[][2] = {{576, 576}, {192, 576}, {1536, 576}, {576, 1536}};
     static const int64_t ranks[] = {1, 4, 8, 16, 64};
     differ = 0;
@@ -184,9 +184,11 @@ static void threads_llama(void **state)
         int64_t t = tokens[i];
         for (int l = 0; l < SYI_COUNT(layers); l++) {
             int64_t out = layers[l][0], in = layers[l][1];
-            same_bits(f, t, out, in, false, true);  /* y = x W^T    */
-            same_bits(f, t, in, out, false, false); /* dx = dy W    */
-            same_bits(f, out, in, t, true, false);  /* dW = dy^T x  */
+            if (t < 2048 || l == 0) {
+                same_bits(f, t, out, in, false, true);  /* y = x W^T    */
+                same_bits(f, t, in, out, false, false); /* dx = dy W    */
+                same_bits(f, out, in, t, true, false);  /* dW = dy^T x  */
+            }
             for (int q = 0; q < SYI_COUNT(ranks); q++) {
                 int64_t r = ranks[q];
                 same_bits(f, t, r, in, false, true);   /* H = x A^T     */
