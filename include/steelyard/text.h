@@ -87,7 +87,9 @@ typedef struct sy_dataset sy_dataset;
  * Prompt and completion are tokenized as one text; a token that holds any byte of
  * the completion belongs to it. An assistant's turn is what rendering messages
  * 0..i adds to rendering 0..i-1 with the generation prompt, up to and with the
- * template's end-of-turn token: found by rendering, never by markers.
+ * template's end-of-turn token: found by rendering, never by markers. (Where a
+ * template has no generation prompt or rewrites earlier turns, it is what changes
+ * when the words of message i do, and the special token after it.)
  *
  * Text longer than seq is cut into windows that do not overlap and do not see
  * each other; of longer prompts+completions and conversations the first seq

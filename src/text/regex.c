@@ -91,11 +91,12 @@ sy_status syi_regex_new(sy_context *ctx, const char *pattern, size_t len, bool l
     sy_status st = SY_OK;
     if (literal) syi_text_add(&t, pattern, len);
     else SYI_TRY_TO(done, st, translate(ctx, pattern, len, where, &t));
-    if (t.failed || (r = syi_calloc(ctx, 1, sizeof *r)) == NULL || (r->where = syi_strdup(ctx, where)) == NULL) {
+    if (!t.failed) r = syi_calloc(ctx, 1, sizeof *r);
+    if (r != NULL) r->ctx = ctx;
+    if (r == NULL || (r->where = syi_strdup(ctx, where)) == NULL) {
         st = SY_E_MEMORY;
         goto done;
     }
-    r->ctx = ctx;
     how = pcre2_compile_context_create(NULL);
     if (how == NULL) {
         st = syi_nomem(ctx, 128);
