@@ -19,6 +19,9 @@ typedef struct { const sy_method *method; void *self; } sy_use;
 /* Finds a method and fills its context from "key=value" texts (n of them; unknown keys
  * are SY_E_USAGE). The run that gets it calls the method's free; otherwise sy_use_free. */
 sy_status sy_use_new(sy_context *ctx, const char *name, sy_kind kind, const char *const *settings, int n, sy_use *out);
+/* A method of the program's own (not in the registry): out->self is its context, zeroed,
+ * options at their defaults, for the caller to fill. */
+sy_status sy_use_own(sy_context *ctx, const sy_method *method, sy_use *out);
 void sy_use_free(sy_context *ctx, sy_use *use);
 
 typedef struct {
