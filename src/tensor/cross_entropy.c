@@ -58,7 +58,15 @@ int64_t syi_head_scratch(const syi_engine *e, sy_dtype dt, const syi_head *a)
 
 static const syi_softmax_path *path_of(const syi_engine *e)
 {
-    (void)e;
+    const char *cpu = syi_engine_cpu(e);
+#if defined(__x86_64__)
+    if (strcmp(cpu, "avx512_bf16") == 0) return &syi_softmax_avx512bf16;
+    if (strcmp(cpu, "avx512") == 0) return &syi_softmax_avx512;
+    if (strcmp(cpu, "avx2") == 0) return &syi_softmax_avx2;
+#elif defined(__aarch64__)
+    if (strcmp(cpu, "neon") == 0) return &syi_softmax_neon;
+#endif
+    (void)cpu;
     return &syi_softmax_plain;
 }
 

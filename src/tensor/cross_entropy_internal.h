@@ -15,6 +15,6 @@ typedef struct {
     void (*grad)(const float *x, int64_t n, float lse, float factor, sy_dtype dt, void *out);
 } syi_softmax_path;
 
-extern const syi_softmax_path syi_softmax_plain;
+extern const syi_softmax_path syi_softmax_plain, syi_softmax_avx2, syi_softmax_avx512, syi_softmax_avx512bf16, syi_softmax_neon;
 
 #endif
