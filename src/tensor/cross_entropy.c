@@ -10,8 +10,10 @@
 #include <math.h>
 
 enum {
-    LOGIT_BYTES = 48 << 20, /* of one chunk's logits, which bounds the scratch */
-    MAX_ROWS = 512,         /* of a chunk: beyond this the products gain nothing */
+    LOGIT_BYTES = 24 << 20, /* of one chunk's logits: 128 rows of 49152, which stay in a usual L3 */
+    FEW_ROWS = 64,          /* below this the products lose more than the cache gains */
+    MOST_BYTES = 56 << 20,  /* and this bounds the scratch all the same */
+    MAX_ROWS = 512,         /* beyond this the products gain nothing */
     VOCAB_BLOCK = 4096      /* logits of a row at a time when only the loss is wanted */
 };
 
@@ -24,8 +26,9 @@ static int64_t item_bytes(sy_dtype dt)
  * products and with them every bit of the result stay the same. */
 static int64_t chunk_rows(sy_dtype dt, int64_t vocab)
 {
-    int64_t rows = LOGIT_BYTES / (vocab * (dt == SY_F64 ? 8 : 4)) / 16 * 16;
-    return syi_max(16, syi_min(rows, MAX_ROWS));
+    const int64_t row = vocab * (dt == SY_F64 ? 8 : 4);
+    int64_t rows = syi_max(LOGIT_BYTES / row, syi_min(FEW_ROWS, MOST_BYTES / row));
+    return syi_max(16, syi_min(rows / 16 * 16, MAX_ROWS));
 }
 
 static int64_t aligned(int64_t bytes)

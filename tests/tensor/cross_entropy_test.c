@@ -8,7 +8,10 @@
 
 #include <math.h>
 
-static const char *const cpus[] = {"plain", "avx2", "avx512", "avx512_bf16", "neon"};
+/* The best first: oneDNN hears only the first that restricts it, for the whole
+ * process, and its products are not what is tested here. */
+static const char *const cpus[] = {"avx512_bf16", "avx512", "neon", "avx2", "plain"};
+enum { CPUS = 5, PLAIN = 4 };
 
 static syi_engine *engine_on(sy_context *ctx, const char *cpu)
 {
@@ -176,25 +179,28 @@ static const struct { const char *what; sy_dtype dt, wt; int64_t tokens, hidden,
 static void every_path(void **state)
 {
     (void)state;
-    int paths = 0;
-    for (int p = 0; p < SYI_COUNT(cpus); p++) {
-        sy_context *ctx = sy_context_new();
-        syi_engine *e = engine_on(ctx, cpus[p]);
-        for (int c = 0; e && c < SYI_COUNT(cases); c++) {
-            setup s = set_up(cases[c].dt, cases[c].wt, cases[c].tokens, cases[c].hidden, cases[c].vocab, cases[c].weighted);
+    sy_context *ctx = sy_context_new();
+    syi_engine *e[CPUS];
+    assert_int_equal(sy_threads_set(ctx, 2), SY_OK);
+    for (int p = 0; p < CPUS; p++) e[p] = engine_on(ctx, cpus[p]);
+    assert_non_null(e[PLAIN]);
+    for (int c = 0; c < SYI_COUNT(cases); c++) {
+        setup s = set_up(cases[c].dt, cases[c].wt, cases[c].tokens, cases[c].hidden, cases[c].vocab, cases[c].weighted);
+        const sy_dtype acc = s.dt == SY_F64 ? SY_F64 : SY_F32;
+        const double tol = s.dt == SY_F64 ? 1e-12 : s.dt == SY_F32 ? 2e-5 : 8e-3;
+        const double tol_loss = s.dt == SY_F64 ? 1e-13 : 1e-5; /* bf16 inputs are exact: f32 sums */
+        for (int p = s.dt == SY_F64 ? PLAIN : 0; p < CPUS; p++) { /* f64 is the same code on all */
+            if (!e[p]) continue;
             char label[128];
             snprintf(label, sizeof label, "%s, %s", cpus[p], cases[c].what);
-            const sy_dtype acc = s.dt == SY_F64 ? SY_F64 : SY_F32;
-            const double tol = s.dt == SY_F64 ? 1e-12 : s.dt == SY_F32 ? 2e-5 : 8e-3;
-            const double tol_loss = s.dt == SY_F64 ? 1e-13 : 1e-5; /* bf16 inputs are exact: f32 sums */
-            double loss = run(e, &s, false, false);
+            double loss = run(e[p], &s, false, false);
             assert_true(fabs(loss - s.loss) <= tol_loss * fabs(s.loss));
             expect_near(label, "nll", acc, s.nll_out, s.nll, s.tokens, tol_loss);
             for (int64_t i = 0; i < s.vocab * s.hidden; i++) { /* dw is added to */
                 if (acc == SY_F64) ((double *)s.dw_out)[i] = 0.25;
                 else ((float *)s.dw_out)[i] = 0.25f;
             }
-            loss = run(e, &s, true, true);
+            loss = run(e[p], &s, true, true);
             assert_true(fabs(loss - s.loss) <= tol_loss * fabs(s.loss));
             expect_near(label, "nll", acc, s.nll_out, s.nll, s.tokens, tol_loss);
             expect_near(label, "dh", s.dt, s.dh_out, s.dh, s.tokens * s.hidden, tol);
@@ -205,22 +211,20 @@ static void every_path(void **state)
                 else ((float *)s.dw_out)[i] -= 0.25f;
             }
             expect_near(label, "dw", acc, s.dw_out, s.dw, s.vocab * s.hidden, s.dt == SY_F32 ? 1e-4 : tol);
-            double only_h = run(e, &s, true, false); /* what LoRA asks for */
+            double only_h = run(e[p], &s, true, false); /* what LoRA asks for */
             assert_true(only_h == loss);
             expect_near(label, "dh alone", s.dt, s.dh_out, s.dh, s.tokens * s.hidden, tol);
-            tear_down(&s);
         }
-        paths += e != NULL;
-        syi_engine_free(e);
-        sy_context_free(ctx);
+        tear_down(&s);
     }
-    assert_true(paths >= 1);
+    for (int p = 0; p < CPUS; p++) syi_engine_free(e[p]);
+    sy_context_free(ctx);
 }
 
 static void any_number_of_threads(void **state)
 {
     (void)state;
-    for (int p = 0; p < SYI_COUNT(cpus); p++) {
+    for (int p = 0; p < CPUS; p++) {
         sy_context *ctx = sy_context_new();
         syi_engine *e = engine_on(ctx, cpus[p]);
         for (int t = 0; e && t < 2; t++) {
@@ -228,7 +232,7 @@ static void any_number_of_threads(void **state)
             setup s = set_up(dt, dt, 700, 32, 900, true);
             double loss = 0;
             syi_hash dh = {0, 0}, dw = {0, 0};
-            for (int threads = 1; threads <= 4; threads++) {
+            for (int threads = 1; threads <= 3; threads++) {
                 assert_int_equal(sy_threads_set(ctx, threads), SY_OK);
                 memset(s.dw_out, 0, (size_t)(s.vocab * s.hidden) * 4);
                 double now = run(e, &s, true, true);
@@ -250,7 +254,7 @@ static void any_number_of_threads(void **state)
 static void large_logits(void **state)
 {
     (void)state;
-    for (int p = 0; p < SYI_COUNT(cpus); p++) {
+    for (int p = 0; p < CPUS; p++) {
         sy_context *ctx = sy_context_new();
         syi_engine *e = engine_on(ctx, cpus[p]);
         if (e) {
