@@ -96,21 +96,18 @@ static void synopsis(syi_text *t, const sy_verb *v)
     if (options) syi_text_puts(t, " [options]");
 }
 
-static const char *paper_text(char *buf, size_t size, const sy_paper *p)
+/* "Hu et al.: Title. ICLR 2022 (arXiv:2106.09685)"; up to two authors are named. */
+static void paper_text(syi_text *t, const sy_paper *p)
 {
-    int n = snprintf(buf, size, "%s", p->authors ? p->authors : "");
-    size_t at = n > 0 ? (size_t)n : 0;
-    if (at < size) n = snprintf(buf + at, size - at, "%s%s", at ? ": " : "", p->title);
-    at = strlen(buf);
-    if (p->venue && at < size) snprintf(buf + at, size - at, ". %s", p->venue);
-    at = strlen(buf);
-    char year[16];
-    snprintf(year, sizeof year, "%d", p->year);
-    bool dated = p->venue && syi_ends(buf, year);
-    if (p->year && !dated && at < size) snprintf(buf + at, size - at, " %d", p->year);
-    at = strlen(buf);
-    if (p->id && at < size) snprintf(buf + at, size - at, " (%s)", p->id);
-    return buf;
+    const char *authors = p->authors ? p->authors : "", *comma = strchr(authors, ',');
+    if (comma && strchr(comma + 1, ',')) syi_text_printf(t, "%.*s et al.: ", (int)(comma - authors), authors);
+    else if (*authors) syi_text_printf(t, "%s: ", authors);
+    syi_text_printf(t, "%s.", p->title);
+    bool dated = false; /* a venue often says its year itself */
+    for (const char *v = p->venue; v && *v && !dated; v++) dated = strspn(v, "0123456789") == 4;
+    if (p->venue) syi_text_printf(t, " %s", p->venue);
+    if (p->year && !dated) syi_text_printf(t, " %d", p->year);
+    if (p->id) syi_text_printf(t, " (%s)", p->id);
 }
 
 /* "; default 3; also called max_n": what follows the help of a row. */
@@ -293,7 +290,7 @@ static void verb_page(syi_text *t, syi_page page, const sy_verb *v, bool advance
     if (page == SYI_PAGE_MAN) syi_text_puts(t, ".SH DESCRIPTION\n");
     paragraph(t, page, v->about);
     options_part(t, page, "options", v->options, advanced);
-    options_part(t, page, "options of every verb", sy_common_options(), advanced);
+    if (page != SYI_PAGE_MARKDOWN) options_part(t, page, "options of every verb", sy_common_options(), advanced);
     methods_part(t, page, v);
     s.len = 0;
     if (v->example) {
@@ -315,10 +312,19 @@ static void method_page(syi_text *t, syi_page page, const sy_method *m, bool adv
     paragraph(t, page, line);
     paragraph(t, page, m->about);
     for (const sy_paper *p = m->papers; p && p->title; p++) {
-        char paper[900];
-        snprintf(line, sizeof line, "Paper: %s", paper_text(paper, sizeof paper, p));
-        paragraph(t, page, line);
-        if (p->equations) paragraph(t, page, p->equations);
+        syi_text one;
+        syi_text_init(&one, t->ctx, 65536);
+        syi_text_puts(&one, "Paper: ");
+        paper_text(&one, p);
+        if (p->equations && page == SYI_PAGE_TEXT) syi_text_printf(&one, "\n  %s", p->equations);
+        paragraph(t, page, one.s);
+        if (p->equations && page != SYI_PAGE_TEXT) {
+            syi_text_puts(t, page == SYI_PAGE_MAN ? ".IP\n" : "\n    ");
+            if (page == SYI_PAGE_MAN) roff(t, p->equations);
+            else syi_text_puts(t, p->equations);
+            syi_text_puts(t, "\n");
+        }
+        syi_text_free(&one);
     }
     options_part(t, page, "options", m->options, advanced);
     if (m->slots && m->slots->name && page != SYI_PAGE_TEXT) {
