@@ -3,8 +3,8 @@
  * weights of our own for a few rows (decoding), and plain loops in f64.
  *
  * Bits never depend on the number of threads. oneDNN keeps them except where op(A) is
- * transposed, k is long (2048 was seen) and n small (192 was seen): there it cuts k by
- * the number of threads. Such products are cut here, into pieces of fixed length. */
+ * transposed or its rows lie apart, k is long (2048 was seen) and n small (192 was
+ * seen): there it cuts k by the number of threads. Such products are cut here, into pieces of fixed length. */
 #include "tensor/gemm.h"
 
 /* -- f64: the reference ------------------------------------------------------------- */
@@ -96,7 +96,7 @@ static sy_status in_pieces(syi_engine *e, int64_t m, int64_t n, int64_t k, doubl
         if (beta != 0)
             for (int64_t i = 0; i < m; i++) SYI_TRY(syi_cast(e, ct, (uint16_t *)c + i * ldc, SY_F32, sum + i * n, n));
     }
-    int64_t as = sy_dtype_block_bytes(a.dtype) * a.ld, bs = sy_dtype_block_bytes(b.dtype) * (b.t ? 1 : b.ld);
+    int64_t as = sy_dtype_block_bytes(a.dtype) * (a.t ? a.ld : 1), bs = sy_dtype_block_bytes(b.dtype) * (b.t ? 1 : b.ld);
     for (int64_t p = 0; p < k; p += LONG_PIECE) {
         int64_t count = syi_min(LONG_PIECE, k - p);
         syi_mat pa = a, pb = b;
@@ -187,7 +187,7 @@ sy_status syi_gemm(syi_engine *e, int64_t m, int64_t n, int64_t k, double alpha,
         SYI_TRY(in_type(e, SYI_WORK_B, common, k, n, &b));
     }
     if (syi_outer_fits(m, n, k, a, b)) return syi_outer(e, m, n, k, alpha, a, b, beta, ct, c, ldc);
-    if (a.t && k > LONG_PIECE && n <= LONG_COLS) return in_pieces(e, m, n, k, alpha, a, b, beta, ct, c, ldc);
+    if ((a.t || a.ld != k) && k > LONG_PIECE && n <= LONG_COLS) return in_pieces(e, m, n, k, alpha, a, b, beta, ct, c, ldc);
     bool done = false;
     SYI_TRY(syi_product(e, m, n, k, alpha, a, b, beta, ct, c, ldc, &done));
     return done ? SY_OK : through_f32(e, m, n, k, alpha, a, b, beta, ct, c, ldc);

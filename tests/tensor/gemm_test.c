@@ -131,6 +131,8 @@ static void edges(void **state)
 
 /* -- equal bits for any number of threads ------------------------------------------------ */
 
+static int64_t apart = 1; /* rows of A lie this many times their length apart */
+
 static uint64_t run(fixture *f, int64_t m, int64_t n, int64_t k, sy_dtype t, bool ta, bool tb, sy_dtype ct, double beta, const void *a,
                     const void *b, void *c)
 {
@@ -139,7 +141,7 @@ static uint64_t run(fixture *f, int64_t m, int64_t n, int64_t k, sy_dtype t, boo
         if (ct == SY_F32) ((float *)c)[i] = (float)(i % 7);
         else ((uint16_t *)c)[i] = to_bf16((float)(i % 7));
     }
-    sy_status s = syi_gemm(f->e, m, n, k, 1, (syi_mat){t, a, ta ? m : k, ta}, (syi_mat){t, b, tb ? k : n, tb}, beta, ct, c, n);
+    sy_status s = syi_gemm(f->e, m, n, k, 1, (syi_mat){t, a, ta ? m : apart * k, ta}, (syi_mat){t, b, tb ? k : n, tb}, beta, ct, c, n);
     if (s != SY_OK) fail_msg("%s", sy_error_message(f->ctx));
     return syi_hash64(c, (size_t)bytes, 0);
 }
@@ -221,6 +223,18 @@ static void threads_odd(void **state)
     assert_int_equal(differ, 0);
 }
 
+/* The head's gradient is such a product: bf16 rows in the first halves of rows of f32. */
+static void threads_apart(void **state)
+{
+    static const int64_t rows[] = {5, 31, 47, 63, 255}, cols[] = {31, 63, 100, 192, 255, 900};
+    differ = 0;
+    apart = 2;
+    for (int i = 0; i < SYI_COUNT(rows); i++)
+        for (int j = 0; j < SYI_COUNT(cols); j++) same_bits(*state, rows[i], cols[j], 2048, false, false);
+    apart = 1;
+    assert_int_equal(differ, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -228,6 +242,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(edges, setup, teardown),
         cmocka_unit_test_setup_teardown(threads_llama, setup, teardown),
         cmocka_unit_test_setup_teardown(threads_odd, setup, teardown),
+        cmocka_unit_test_setup_teardown(threads_apart, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
