@@ -177,6 +177,7 @@ static void plan_fixed(const sy_run *run, bool training, sy_plan *p)
 
 sy_status sy_run_plan(sy_run *run, int64_t tokens, bool training, sy_plan *out)
 {
+    SYI_TRY(syi_model_positions(run->model, tokens)); /* a position is below the number of tokens */
     sy_plan p = {.recompute_blocks = run->options.recompute_blocks, .micro_tokens = 0};
     plan_fixed(run, training, &p);
     int64_t limit = run->options.memory_limit, now = tokens;
