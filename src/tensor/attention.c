@@ -76,7 +76,7 @@ sy_status syi_attention_cached(syi_engine *e, sy_dtype dt, int64_t n, int64_t pa
 {
     sy_context *ctx = syi_engine_context(e);
     syi_attend w = {.dt = dt, .n = n, .past = past, .heads = heads, .kv_heads = kv_heads, .dim = dim, .scale = scale, .k_token = dim,
-                    .k_head = capacity * dim, .q = q, .k = kc, .v = vc, .out = out, .threads = syi_omp(ctx)};
+                    .k_head = capacity * dim, .cached = true, .q = q, .k = kc, .v = vc, .out = out, .threads = syi_omp(ctx)};
     SYI_TRY(check(ctx, "attention over the cache", &w));
     if (past + n > capacity)
         return syi_fail(ctx, SY_E_BUG, "attention over the cache: %lld tokens after %lld do not fit a cache of %lld", (long long)n,

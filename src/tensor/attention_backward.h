@@ -15,7 +15,6 @@ enum {
     PACK_ROWS = 64, /* that a thread packs at a time */
     RANGES_MAX = 4, /* of keys, a segment: each costs dQ rows of its own */
     ITEMS = 12,     /* wanted: enough for a few threads, whatever the documents are */
-    NQ = VW == 8 ? 2 : 4, MQ = 4 /* register tile of the dQ product: rows of width */
 };
 
 /* Keys k0..k1-1 of segment `seg`, counted from its first, and the query rows
@@ -215,37 +214,6 @@ INLINE void row_block(int nv, float scale, const float *lse, const float *delta,
         }
 }
 
-/* dq[row][width] += ds[row][keys] K for `rows` rows, nv vectors of width. */
-INLINE void add_dq_part(const int nv, int64_t rows, int64_t width, const word *ds, const word *k_pairs, int64_t depth, float *dq)
-{
-    for (int64_t r = 0; r < rows; r += MQ, ds += MQ * (LN / PER), dq += MQ * width) {
-        vf acc[MQ][NQ];
-        UNROLL for (int m = 0; m < MQ; m++)
-            UNROLL for (int n = 0; n < nv; n++) acc[m][n] = vload_f32(dq + m * width + n * VW);
-        const word *y = k_pairs;
-        for (int64_t d = 0; d < depth; d++, y += width) {
-            vf right[NQ];
-            UNROLL for (int n = 0; n < nv; n++) right[n] = wload(y + n * VW);
-            UNROLL for (int m = 0; m < MQ; m++) {
-                vf left = wset(ds + m * (LN / PER) + d);
-                UNROLL for (int n = 0; n < nv; n++) acc[m][n] = dot(acc[m][n], left, right[n]);
-            }
-        }
-        UNROLL for (int m = 0; m < MQ; m++)
-            UNROLL for (int n = 0; n < nv; n++) vstore_f32(dq + m * width + n * VW, acc[m][n]);
-    }
-}
-
-static __attribute__((noinline)) void add_dq_wide(int64_t rows, int64_t width, const word *ds, const word *k_pairs, int64_t depth, float *dq)
-{
-    add_dq_part(NQ, rows, width, ds, k_pairs, depth, dq);
-}
-
-static __attribute__((noinline)) void add_dq_one(int64_t rows, int64_t width, const word *ds, const word *k_pairs, int64_t depth, float *dq)
-{
-    add_dq_part(1, rows, width, ds, k_pairs, depth, dq);
-}
-
 /* Rows r0..r1-1 (multiples of MR) against the block of keys x0... */
 static void row_tile(const backward_plan *f, const segment *s, int64_t base, int64_t r0, int64_t r1, int64_t x0, int most, float *dq, key_block *b)
 {
@@ -272,10 +240,7 @@ static void row_tile(const backward_plan *f, const segment *s, int64_t base, int
     product_add[nv](p->width, depth, f->dout_pairs + (base + r0) / PER * p->width, MR, p->width, b->w, b->dv);
     product_add[nv](p->width, depth, f->q_pairs + (base + r0) / PER * p->width, MR, p->width, b->ds, b->dk);
     if (!p->a->dq) return;
-    const word *ds = PER == 2 ? b->ds_rows : b->ds;
-    int64_t c = 0;
-    for (; c + NQ * VW <= p->width; c += NQ * VW) add_dq_wide(rows, p->width, ds, b->k_pairs + c, nv * VW / PER, dq + c);
-    for (; c < p->width; c += VW) add_dq_one(rows, p->width, ds, b->k_pairs + c, nv * VW / PER, dq + c);
+    rows_product(rows, p->width, nv * VW / PER, PER == 2 ? b->ds_rows : b->ds, LN / PER, b->k_pairs, dq);
 }
 
 /* dk or dv [width][LN] of n keys from x0 on into the rows of the result. */

@@ -21,6 +21,7 @@ typedef struct {
     double scale;
     const int32_t *first; /* [n], positions; NULL: one document from position 0 */
     int64_t window;       /* 0: none */
+    bool cached;          /* decoding: no lse, no documents, no window */
     int64_t k_token, k_head;
     const void *q, *k, *v, *dout;
     void *out, *lse, *dq, *dk, *dv; /* lse may be NULL in forward; dq, dk, dv in backward */

@@ -97,6 +97,47 @@ typedef void product_fn(int64_t rows, int64_t depth, const word *a, int64_t pane
 static product_fn *const product[NV + 1] = {NULL, product_1, product_2, product_3};
 static product_fn *const product_add[NV + 1] = {NULL, product_add_1, product_add_2, product_add_3};
 
+/* The other way round, numbers along the lanes: out[r][width] += sum over p < depth
+ * of a[r*stride + p] * b[p*width ..] for `rows` rows, a multiple of MQ. */
+enum { MQ = 4, NQ = VW == 8 ? 2 : 4 };
+
+INLINE void rows_product_of(const int nv, int64_t rows, int64_t width, int64_t depth, const word *a, int64_t stride, const word *b, float *out)
+{
+    for (int64_t r = 0; r < rows; r += MQ, a += MQ * stride, out += MQ * width) {
+        vf acc[MQ][NQ];
+        UNROLL for (int m = 0; m < MQ; m++)
+            UNROLL for (int n = 0; n < nv; n++) acc[m][n] = vload_f32(out + m * width + n * VW);
+        const word *y = b;
+        for (int64_t p = 0; p < depth; p++, y += width) {
+            vf right[NQ];
+            UNROLL for (int n = 0; n < nv; n++) right[n] = wload(y + n * VW);
+            UNROLL for (int m = 0; m < MQ; m++) {
+                vf left = wset(a + m * stride + p);
+                UNROLL for (int n = 0; n < nv; n++) acc[m][n] = dot(acc[m][n], left, right[n]);
+            }
+        }
+        UNROLL for (int m = 0; m < MQ; m++)
+            UNROLL for (int n = 0; n < nv; n++) vstore_f32(out + m * width + n * VW, acc[m][n]);
+    }
+}
+
+static __attribute__((noinline)) void rows_product_wide(int64_t rows, int64_t width, int64_t depth, const word *a, int64_t stride, const word *b, float *out)
+{
+    rows_product_of(NQ, rows, width, depth, a, stride, b, out);
+}
+
+static __attribute__((noinline)) void rows_product_one(int64_t rows, int64_t width, int64_t depth, const word *a, int64_t stride, const word *b, float *out)
+{
+    rows_product_of(1, rows, width, depth, a, stride, b, out);
+}
+
+static void rows_product(int64_t rows, int64_t width, int64_t depth, const word *a, int64_t stride, const word *b, float *out)
+{
+    int64_t c = 0;
+    for (; c + NQ * VW <= width; c += NQ * VW) rows_product_wide(rows, width, depth, a, stride, b + c, out + c);
+    for (; c < width; c += VW) rows_product_one(rows, width, depth, a, stride, b + c, out + c);
+}
+
 /* Two rows (of the summed dimension) become one row of words. */
 INLINE vf pair_up(vf first, vf second)
 {

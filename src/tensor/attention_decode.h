@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Attention of a few new tokens over a long cache, bound by reading the cache.
+ * The past is cut into pieces of a fixed number of keys; a piece of one key head
+ * gives its maximum, its sum and its unnormalised result, and these are merged in
+ * the order of the pieces. Rows are the new tokens times the heads that share the
+ * key head, so a key is read once for all of them. Included by attention_X.c after
+ * attention_tile.h. */
+#ifndef SYI_ATTENTION_DECODE_H
+#define SYI_ATTENTION_DECODE_H
+
+enum {
+    DECODE_ROWS = 8,    /* more rows than this fill the lanes of the tiled path better */
+    DECODE_KEYS = 128,  /* of a piece */
+    DECODE_ALONE = 256  /* pieces * rows * head size / 64 below this are not worth waking threads */
+};
+
+/* Whether this work is done here. */
+static bool decode_fits(const syi_attend *a)
+{
+    return a->cached && a->n * (a->heads / a->kv_heads) <= DECODE_ROWS;
+}
+
+static int64_t decode_scratch(const syi_attend *a, int64_t n_keys)
+{
+    return padded(a->kv_heads * syi_ceil_div(n_keys, DECODE_KEYS) * DECODE_ROWS * (padded_width(a->dim) + 2) * 4);
+}
+
+/* x[k] = q . keys[k] for 16 keys. */
+INLINE void decode_scores(const word *q, const word *const keys[16], int64_t words, float x[16])
+{
+#if defined(__AVX512F__)
+    word lanes[16][16];
+    const word *at[16];
+    for (int k = 0; k < 16; k++) {
+        vf sum = vset(0);
+        for (int64_t w = 0; w < words; w += 16) sum = dot(sum, wload(q + w), wload(keys[k] + w));
+        wstore(lanes[k], sum);
+        at[k] = lanes[k];
+    }
+    __m512 a[16];
+    transpose16_registers(at, 0, a);
+    UNROLL for (int n = 8; n > 0; n /= 2)
+        UNROLL for (int i = 0; i < n; i++) a[i] = _mm512_add_ps(a[i], a[i + n]);
+    vstore_f32(x, (vf)a[0]);
+#else
+    for (int k = 0; k < 16; k++) {
+        vf sum = vset(0);
+        for (int64_t w = 0; w < words; w += VW) sum = dot(sum, wload(q + w), wload(keys[k] + w));
+        x[k] = vsum(sum);
+    }
+#endif
+}
+
+typedef struct {
+    plan p;
+    int64_t rows, held, pieces;
+    float *out, *top, *sum; /* [kv_heads][pieces][DECODE_ROWS], out with [width] */
+} decode;
+
+/* Keys from..to-1 of key head j. */
+static void decode_piece(const decode *f, int64_t j, int64_t piece)
+{
+    static const word zeros[SYI_ATTENTION_TILE_DIM];
+    const plan *p = &f->p;
+    const syi_attend *a = p->a;
+    const int64_t from = piece * DECODE_KEYS, n = syi_min(DECODE_KEYS, f->held - from), size = item_size(a->dt);
+    const int64_t item = (j * f->pieces + piece) * DECODE_ROWS;
+    const float scale = (float)(a->scale * 1.44269504088896341);
+    const segment *s = &p->seg[0];
+    float x[DECODE_ROWS][DECODE_KEYS];
+    word w[DECODE_ROWS][DECODE_KEYS / PER], q[DECODE_ROWS][SYI_ATTENTION_TILE_DIM];
+    word spare[16][SYI_ATTENTION_TILE_DIM], pairs[DECODE_KEYS / PER * SYI_ATTENTION_TILE_DIM];
+    for (int64_t r = 0; r < f->rows; r++) row_words(a->dt, (const char *)a->q + row_at(p, s, j, r) * size, a->dim, q[r], p->words);
+    for (int64_t k = 0; k < n; k += 16) {
+        const word *keys[16];
+        for (int m = 0; m < 16; m++)
+            keys[m] = k + m < n ? words_of(p, (const char *)a->k + ((from + k + m) * a->k_token + j * a->k_head) * size, spare[m]) : zeros;
+        for (int64_t r = 0; r < f->rows; r++) decode_scores(q[r], keys, p->words, x[r] + k);
+        for (int m = 0; m < 16; m++)
+            keys[m] = k + m < n ? words_of(p, (const char *)a->v + ((from + k + m) * a->k_token + j * a->k_head) * size, spare[m]) : zeros;
+        for (int m = 0; m < 16; m += PER) rows_to_pairs(keys + m, p->width, pairs + (k + m) / PER * p->width);
+    }
+    const int64_t filled = syi_ceil_div(n, 16) * 16;
+    memset(f->out + item * p->width, 0, (size_t)(DECODE_ROWS * p->width) * sizeof *f->out);
+    memset(w, 0, sizeof w);
+    for (int64_t r = 0; r < f->rows; r++) {
+        const int64_t seen = syi_min(n, a->past + r / p->group + 1 - from);
+        for (int64_t k = syi_max(seen, 0); k < filled; k++) x[r][k] = -INFINITY;
+        float top = -1e30f;
+        vf most = vset(top), sum = vset(0);
+        for (int64_t k = 0; k < filled; k += VW) most = vmax(most, vload_f32(x[r] + k));
+        for (int i = 0; i < VW; i++) top = most[i] > top ? most[i] : top;
+        for (int64_t k = 0; k < filled; k += VW) {
+            vf e = vexp2((vload_f32(x[r] + k) - vset(top)) * vset(scale));
+            sum = sum + e;
+#if TILE_PAIRS
+            vstore_bf16((bf16 *)(void *)w[r] + k, e);
+#else
+            wstore(w[r] + k, e);
+#endif
+        }
+        f->top[item + r] = top, f->sum[item + r] = vsum(sum);
+    }
+    rows_product(syi_ceil_div(f->rows, MQ) * MQ, p->width, filled / PER, w[0], DECODE_KEYS / PER, pairs, f->out + item * p->width);
+}
+
+/* Row r of key head j from all its pieces. */
+static void decode_merge(const decode *f, int64_t j, int64_t r)
+{
+    const plan *p = &f->p;
+    const syi_attend *a = p->a;
+    const float scale = (float)a->scale;
+    float row[SYI_ATTENTION_TILE_DIM] = {0}, top = -1e30f, sum = 0;
+    for (int64_t c = 0; c < f->pieces; c++) {
+        const float t = f->top[(j * f->pieces + c) * DECODE_ROWS + r];
+        top = t > top ? t : top;
+    }
+    for (int64_t c = 0; c < f->pieces; c++) {
+        const int64_t item = (j * f->pieces + c) * DECODE_ROWS + r;
+        const float weight = expf((f->top[item] - top) * scale);
+        sum += weight * f->sum[item];
+        for (int64_t i = 0; i < p->width; i += VW)
+            vstore_f32(row + i, vload_f32(row + i) + vset(weight) * vload_f32(f->out + item * p->width + i));
+    }
+    for (int64_t i = 0; i < p->width; i += VW) vstore_f32(row + i, vload_f32(row + i) / vset(sum));
+    row_store(a->dt, row, a->dim, false, (char *)a->out + row_at(p, &p->seg[0], j, r) * item_size(a->dt));
+}
+
+static void tile_decode(const syi_attend *a)
+{
+    segment seg[2];
+    decode f = {.p = make_plan(a, seg), .held = a->past + a->n};
+    f.rows = a->n * f.p.group;
+    f.pieces = syi_ceil_div(f.held, DECODE_KEYS);
+    const int64_t items = a->kv_heads * f.pieces;
+    f.out = (float *)(void *)a->scratch;
+    f.top = f.out + items * DECODE_ROWS * f.p.width;
+    f.sum = f.top + items * DECODE_ROWS;
+    const int threads = items * f.rows * f.p.width / 64 < DECODE_ALONE / 8 ? 1 : a->threads;
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t i = 0; i < items; i++) decode_piece(&f, i / f.pieces, i % f.pieces);
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < a->kv_heads * f.rows; i++) decode_merge(&f, i / f.rows, i % f.rows);
+    }
+}
+
+#endif
