@@ -88,8 +88,9 @@ static sy_status take_batch(sy_dataset *d, crew *c, const syi_record *record, in
     syi_document *doc = syi_calloc(d->ctx, (size_t)n, sizeof *doc);
     int *who = syi_calloc(d->ctx, (size_t)n, sizeof *who);
     sy_status st = doc && who ? SY_OK : SY_E_MEMORY;
+    int threads = (int)syi_min(c->workers, (n + 3) / 4);
     if (st == SY_OK) {
-#pragma omp parallel for schedule(dynamic, 4) num_threads(c->workers)
+#pragma omp parallel for schedule(dynamic, 4) num_threads(threads)
         for (int i = 0; i < n; i++) {
             who[i] = omp_get_thread_num();
             syi_document_make(&c->worker[who[i]], &record[i], c->plain, &doc[i]);
