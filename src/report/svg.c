@@ -82,7 +82,7 @@ int syi_chart_ticks(double lo, double hi, bool log, int want, double *at, int ma
         return n;
     }
     double raw = (hi - lo) / want, unit = pow(10, floor(log10(raw))), step = raw / unit;
-    step = (step <= 1.0000001 ? 1 : step <= 2.0000001 ? 2 : step <= 5.0000001 ? 5 : 10) * unit;
+    step = (step < 1.5 ? 1 : step < 3 ? 2 : step < 7 ? 5 : 10) * unit; /* the nearest round one */
     for (double i = ceil(lo / step - 1e-9); i * step <= hi + step * 1e-9 && n < max; i++) {
         double v = i * step;
         at[n++] = fabs(v) < step * 1e-9 ? 0 : v;

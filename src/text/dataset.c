@@ -9,7 +9,7 @@
 enum { BATCH_RECORDS = 1024, BATCH_BYTES = 16 << 20, SLOTS = 4, NOTES = 8 };
 static const int64_t TOKENS_MAX = INT64_C(1) << 40;
 
-typedef struct { int64_t at; int32_t n, trained; } window;
+typedef struct { int64_t at, document; int32_t n, trained; } window;
 typedef struct { int32_t *ids, *positions, *first, *target, *sample; int64_t cap; } slot;
 
 struct sy_dataset {
@@ -48,7 +48,7 @@ static sy_status append(sy_dataset *d, const uint32_t *token, int64_t n, bool cu
     bool any = false;
     int64_t keep = cut ? n : syi_min(n, d->seq);
     for (int64_t at = 0; at < keep; at += d->seq) {
-        window w = {.at = d->n + at, .n = (int32_t)syi_min(d->seq, keep - at)};
+        window w = {.at = d->n + at, .document = d->info.documents, .n = (int32_t)syi_min(d->seq, keep - at)};
         for (int32_t i = 1; i < w.n; i++) w.trained += (token[at + i] & TRAINED) != 0;
         if (w.trained == 0) continue;
         p = d->window;
@@ -187,6 +187,41 @@ static void set_token(json_t *variables, const char *name, const char *given, co
     if (s != NULL) json_object_set_new(variables, name, json_string(s));
 }
 
+/* -- a part kept aside ------------------------------------------------------------------- */
+
+/* Keeps the windows of one of the two parts: of documents chosen by the seed, or, when
+ * there is one document only, its last windows. */
+static sy_status hold_out(sy_dataset *d, const sy_dataset_options *o, const char *path)
+{
+    if (o->holdout <= 0) return SY_OK;
+    bool one = d->info.documents == 1;
+    int64_t n = one ? d->windows : d->info.documents, held = (int64_t)((double)n * o->holdout + 0.5);
+    if (n < 2)
+        return syi_fail(d->ctx, SY_E_INPUT, "%s: nothing can be kept aside of a single window of %lld tokens; give a file of its own to "
+                        "evaluate on, or a smaller seq", path, (long long)d->seq);
+    held = syi_max(1, syi_min(held, n - 1));
+    uint8_t *aside = syi_calloc(d->ctx, (size_t)n, 1);
+    int64_t *order = syi_alloc(d->ctx, (size_t)n * sizeof *order), kept = 0, last = -1;
+    if (aside != NULL && order != NULL) {
+        if (!one) syi_permutation(syi_key(d->seed, "holdout", "", 0), n, order);
+        for (int64_t i = 0; i < held; i++) aside[one ? n - 1 - i : order[i]] = 1;
+        d->info.documents = d->info.tokens = d->info.trained_tokens = 0;
+        for (int64_t i = 0; i < d->windows; i++) {
+            window w = d->window[i];
+            if ((aside[one ? i : w.document] != 0) != o->heldout) continue;
+            d->info.documents += w.document != last;
+            last = w.document;
+            d->info.tokens += w.n;
+            d->info.trained_tokens += w.trained;
+            d->window[kept++] = w;
+        }
+        d->windows = kept;
+    }
+    syi_free(d->ctx, aside);
+    syi_free(d->ctx, order);
+    return aside != NULL && order != NULL ? SY_OK : SY_E_MEMORY;
+}
+
 /* -- rows ------------------------------------------------------------------------------ */
 
 static sy_status lay_rows(sy_dataset *d)
@@ -303,6 +338,7 @@ sy_status sy_dataset_open(sy_context *ctx, const char *path, const sy_dataset_op
     SYI_TRY_TO(done, st, read_all(d, &c, &reader, o));
     d->info.format = syi_kind_name(c.kind);
     SYI_TRY_TO(done, st, check(d, path, c.kind, o));
+    SYI_TRY_TO(done, st, hold_out(d, o, path));
     st = lay_rows(d);
 done:
     crew_free(ctx, &c);

@@ -90,7 +90,7 @@ static void ticks_are_round(void **state)
     for (size_t i = 0; i < sizeof range / sizeof *range; i++) {
         double at[64], lo = range[i][0], hi = range[i][1];
         int n = syi_chart_ticks(lo, hi, false, 6, at, 64);
-        assert_true(n >= 3 && n <= 8);
+        assert_true(n >= 3 && n <= 10);
         double step = at[1] - at[0], digit = step / pow(10, floor(log10(step) + 1e-9));
         assert_true(fabs(digit - 1) < 1e-6 || fabs(digit - 2) < 1e-6 || fabs(digit - 5) < 1e-6);
         for (int k = 0; k < n; k++) {
