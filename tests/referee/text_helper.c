@@ -4,6 +4,8 @@
  *                                         u32 bytes, text; answers: u32 n, n times
  *                                         (i32 id, i64 begin, i64 end), u32 bytes, text
  *   text_helper chat                      a line of JSON each way
+ *   text_helper dataset TOKENIZER.json FILE SEQ TEMPLATE_FILE EOS
+ *                                         a line of JSON a row: ids and targets
  *   text_helper bench TOKENIZER.json FILE seconds and tokens                        */
 #include "base/base.h"
 #include "steelyard/text.h"
@@ -92,6 +94,30 @@ static int chat(sy_context *ctx)
     return 0;
 }
 
+static int dataset(sy_context *ctx, const sy_tokenizer *t, char **argv)
+{
+    char *jinja;
+    int64_t n;
+    sy_dataset *d;
+    sy_dataset_info info;
+    if (syi_read_file(ctx, argv[2], 1 << 20, &jinja, &n) != SY_OK) return fail(ctx);
+    sy_dataset_options o = {.tokenizer = t, .chat_template = jinja, .eos_id = sy_token_find(t, argv[3]), .bos_id = -1, .seq = atoll(argv[1])};
+    if (sy_dataset_open(ctx, argv[0], &o, &d) != SY_OK) return fail(ctx);
+    sy_dataset_stat(d, &info);
+    for (int64_t row = 0; row < info.rows_per_epoch; row++) {
+        sy_batch b;
+        if (sy_dataset_batch(d, row, 1, 0, &b) != SY_OK) return fail(ctx);
+        int64_t last = b.tokens;
+        while (last > 1 && b.first[last - 1] == last - 1) last--; /* padding */
+        for (int64_t i = 0; i < last; i++) printf("%s%d", i ? "," : "{\"ids\":[", b.ids[i]);
+        for (int64_t i = 0; i < last; i++) printf("%s%d", i ? "," : "],\"target\":[", b.target[i]);
+        puts("]}");
+    }
+    sy_dataset_free(d);
+    syi_free(ctx, jinja);
+    return 0;
+}
+
 static int bench(sy_context *ctx, const sy_tokenizer *t, const char *path)
 {
     char *text;
@@ -115,13 +141,13 @@ int main(int argc, char **argv)
 {
     sy_context *ctx = sy_context_new();
     int rc = 2;
-    if (argc >= 3 && (strcmp(argv[1], "tokenize") == 0 || strcmp(argv[1], "bench") == 0)) {
+    if (argc >= 3 && (!strcmp(argv[1], "tokenize") || !strcmp(argv[1], "bench") || !strcmp(argv[1], "dataset"))) {
         char *json;
         int64_t n;
         sy_tokenizer *t;
         if (syi_read_file(ctx, argv[2], INT64_C(1) << 30, &json, &n) != SY_OK) return fail(ctx);
         if (sy_tokenizer_parse(ctx, json, (size_t)n, argv[2], &t) != SY_OK) return fail(ctx);
-        rc = argv[1][0] == 't' ? tokenize(ctx, t) : argc > 3 ? bench(ctx, t, argv[3]) : 2;
+        rc = argv[1][0] == 't' ? tokenize(ctx, t) : argc > 6 ? dataset(ctx, t, argv + 3) : argc > 3 ? bench(ctx, t, argv[3]) : 2;
         sy_tokenizer_free(t);
         syi_free(ctx, json);
     } else if (argc >= 2 && strcmp(argv[1], "chat") == 0) {
