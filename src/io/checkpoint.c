@@ -353,14 +353,14 @@ sy_status sy_entry_read(sy_context *ctx, const sy_entry *e, sy_dtype dtype, int6
             return syi_fail(ctx, SY_E_INPUT, "%s: tensor %s: %lld rows are not %d heads of an even size", e->file, e->name,
                             (long long)all, e->permute_heads);
         if (e->rank == 1) return read_permuted_vector(ctx, e, dtype, dst);
-#pragma omp parallel for num_threads(threads) if (n * cols > 1 << 16)
+#pragma omp parallel for num_threads(threads) if (n * cols >= SYI_PARALLEL_FROM)
         for (int64_t i = 0; i < n; i++)
             convert(e->dtype, src + stored_row(row + i, head_dim) * from_bytes, dtype, to + i * to_bytes, cols);
         return SY_OK;
     }
     src += row * from_bytes;
     const int64_t count = n * cols, piece = (int64_t)CHUNK * 8;
-#pragma omp parallel for num_threads(threads) if (count > 1 << 16)
+#pragma omp parallel for num_threads(threads) if (count >= SYI_PARALLEL_FROM)
     for (int64_t i = 0; i < count; i += piece)
         convert(e->dtype, src + bytes_of(e->dtype, i), dtype, to + bytes_of(dtype, i), syi_min(piece, count - i));
     return SY_OK;

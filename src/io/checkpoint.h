@@ -7,6 +7,9 @@
 #include "io.h"
 
 enum { SYI_NAME_MAX = 4096 };            /* bytes of a tensor's name            */
+/* Numbers from which conversion is shared among threads. One thread does a thousand
+ * million a second, about what memory gives; less is not worth waking the others. */
+enum { SYI_PARALLEL_FROM = 1 << 22 };
 #define SYI_TENSORS_MAX ((int64_t)1 << 24)
 
 struct sy_checkpoint {

@@ -317,7 +317,7 @@ sy_status syi_gguf_put_rows(syi_gguf_writer *w, const char *name, int64_t row, i
     const int threads = syi_omp(ctx);
     const int64_t cols = t->cols, row_bytes = t->row_bytes;
     const sy_dtype dtype = t->dtype;
-#pragma omp parallel for num_threads(threads) if (n * cols > 1 << 16)
+#pragma omp parallel for num_threads(threads) if (n * cols >= SYI_PARALLEL_FROM)
     for (int64_t r = 0; r < n; r++) syi_from_f32(dtype, data + r * cols, coded + r * row_bytes, cols);
     sy_status status = put(w, t, row, n, coded);
     syi_free(ctx, coded);
