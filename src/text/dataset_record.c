@@ -260,7 +260,10 @@ done:
 static sy_status make(syi_worker *w, const syi_record *r, syi_document *d)
 {
     json_error_t error;
-    json_t *j = json_loadb(r->s, (size_t)r->n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &error);
+    const size_t how = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY;
+    json_t *j = json_loadb(r->s, (size_t)r->n, how, &error);
+    if (j == NULL && json_error_code(&error) == json_error_numeric_overflow) /* an id of 20 digits in a key nobody reads */
+        j = json_loadb(r->s, (size_t)r->n, how | JSON_DECODE_INT_AS_REAL, &error);
     if (j == NULL)
         return syi_fail(w->ctx, SY_E_INPUT, "%s:%lld:%d: not valid JSON: %s", w->path, (long long)(r->line + error.line - 1), error.column,
                         error.text);

@@ -409,6 +409,7 @@ static void formats_give_the_same(void **state)
     expect_trained(f, write_text(f, ".txt", "\xEF\xBB\xBFx the dog"), &o, " the dog<|im_end|>");
     expect_trained(f, write_text(f, ".jsonl", "\xEF\xBB\xBF{\"text\":\"x the dog\"}"), &o, " the dog<|im_end|>");
     expect_trained(f, write_bytes(f, ".txt", "x\0the\xFF", 6), &o, "");  /* up to the NUL, as C prints it */
+    expect_trained(f, write_text(f, ".jsonl", "{\"text\":\"x the dog\",\"id\":123456789012345678901234}"), &o, " the dog<|im_end|>");
     expect_trained(f, write_text(f, ".jsonl", "{\"text\":\"x \\u0041\\u00e9\"}"), &o, " A\xC3\xA9<|im_end|>");
 }
 
