@@ -11,6 +11,7 @@
 enum {
     DECODE_ROWS = 8,    /* more rows than this fill the lanes of the tiled path better */
     DECODE_KEYS = 128,  /* of a piece */
+    DECODE_AHEAD = 64,  /* keys that are asked for before they are needed */
     DECODE_ALONE = 256  /* pieces * rows * head size / 64 below this are not worth waking threads */
 };
 
@@ -25,30 +26,53 @@ static int64_t decode_scratch(const syi_attend *a, int64_t n_keys)
     return padded(a->kv_heads * syi_ceil_div(n_keys, DECODE_KEYS) * DECODE_ROWS * (padded_width(a->dim) + 2) * 4);
 }
 
-/* x[k] = q . keys[k] for 16 keys. */
-INLINE void decode_scores(const word *q, const word *const keys[16], int64_t words, float x[16])
+/* x[k] = q . key k for 16 keys that stand one behind the other. The sum of each
+ * key's lanes is that of the columns of a transposed square. */
+INLINE void decode_scores(const word *q, const word *keys, int64_t words, float x[16])
 {
 #if defined(__AVX512F__)
-    word lanes[16][16];
-    const word *at[16];
-    for (int k = 0; k < 16; k++) {
-        vf sum = vset(0);
-        for (int64_t w = 0; w < words; w += 16) sum = dot(sum, wload(q + w), wload(keys[k] + w));
-        wstore(lanes[k], sum);
-        at[k] = lanes[k];
-    }
+    vf sum[16];
     __m512 a[16];
-    transpose16_registers(at, 0, a);
+    UNROLL for (int k = 0; k < 16; k++) sum[k] = vset(0);
+    for (int64_t w = 0; w < words; w += 16) {
+        const vf left = wload(q + w);
+        UNROLL for (int k = 0; k < 16; k++) sum[k] = dot(sum[k], left, wload(keys + k * words + w));
+    }
+    UNROLL for (int k = 0; k < 16; k++) a[k] = (__m512)sum[k];
+    transpose16_in_place(a);
     UNROLL for (int n = 8; n > 0; n /= 2)
         UNROLL for (int i = 0; i < n; i++) a[i] = _mm512_add_ps(a[i], a[i + n]);
     vstore_f32(x, (vf)a[0]);
 #else
     for (int k = 0; k < 16; k++) {
         vf sum = vset(0);
-        for (int64_t w = 0; w < words; w += VW) sum = dot(sum, wload(q + w), wload(keys[k] + w));
+        for (int64_t w = 0; w < words; w += VW) sum = dot(sum, wload(q + w), wload(keys + k * words + w));
         x[k] = vsum(sum);
     }
 #endif
+}
+
+/* 16 keys or values from x on as rows of words one behind the other: where they
+ * stand, or in `spare`, rows from `n` on filled with zeros. */
+INLINE const word *decode_rows(const plan *p, const void *cache, int64_t j, int64_t x, int64_t n, word *spare)
+{
+    const syi_attend *a = p->a;
+    const int64_t size = item_size(a->dt);
+    const char *at = (const char *)cache + (x * a->k_token + j * a->k_head) * size;
+    if (p->direct && n >= 16) return (const word *)(const void *)at;
+    for (int64_t m = 0; m < 16; m++) row_words(a->dt, at + (m < n ? m : 0) * a->dim * size, m < n ? a->dim : 0, spare + m * p->words, p->words);
+    return spare;
+}
+
+/* Asks for the 16 rows from x on, into the L2: the hardware does not see a stream
+ * in the order that decode_scores reads them. */
+INLINE void decode_ask(const plan *p, const void *cache, int64_t j, int64_t x, int64_t held)
+{
+    const syi_attend *a = p->a;
+    if (x + 16 > held) return;
+    const char *at = (const char *)cache + (x * a->k_token + j * a->k_head) * item_size(a->dt);
+    const int64_t bytes = 16 * a->dim * item_size(a->dt);
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + i, 0, 2);
 }
 
 typedef struct {
@@ -60,29 +84,29 @@ typedef struct {
 /* Keys from..to-1 of key head j. */
 static void decode_piece(const decode *f, int64_t j, int64_t piece)
 {
-    static const word zeros[SYI_ATTENTION_TILE_DIM];
     const plan *p = &f->p;
     const syi_attend *a = p->a;
     const int64_t from = piece * DECODE_KEYS, n = syi_min(DECODE_KEYS, f->held - from), size = item_size(a->dt);
-    const int64_t item = (j * f->pieces + piece) * DECODE_ROWS;
+    const int64_t item = (j * f->pieces + piece) * DECODE_ROWS, padded_rows = syi_ceil_div(f->rows, MQ) * MQ;
     const float scale = (float)(a->scale * 1.44269504088896341);
-    const segment *s = &p->seg[0];
     float x[DECODE_ROWS][DECODE_KEYS];
     word w[DECODE_ROWS][DECODE_KEYS / PER], q[DECODE_ROWS][SYI_ATTENTION_TILE_DIM];
-    word spare[16][SYI_ATTENTION_TILE_DIM], pairs[DECODE_KEYS / PER * SYI_ATTENTION_TILE_DIM];
-    for (int64_t r = 0; r < f->rows; r++) row_words(a->dt, (const char *)a->q + row_at(p, s, j, r) * size, a->dim, q[r], p->words);
+    word spare[16 * SYI_ATTENTION_TILE_DIM], pairs[DECODE_KEYS / PER * SYI_ATTENTION_TILE_DIM];
+    for (int64_t r = 0; r < f->rows; r++) row_words(a->dt, (const char *)a->q + row_at(p, &p->seg[0], j, r) * size, a->dim, q[r], p->words);
     for (int64_t k = 0; k < n; k += 16) {
-        const word *keys[16];
-        for (int m = 0; m < 16; m++)
-            keys[m] = k + m < n ? words_of(p, (const char *)a->k + ((from + k + m) * a->k_token + j * a->k_head) * size, spare[m]) : zeros;
-        for (int64_t r = 0; r < f->rows; r++) decode_scores(q[r], keys, p->words, x[r] + k);
-        for (int m = 0; m < 16; m++)
-            keys[m] = k + m < n ? words_of(p, (const char *)a->v + ((from + k + m) * a->k_token + j * a->k_head) * size, spare[m]) : zeros;
-        for (int m = 0; m < 16; m += PER) rows_to_pairs(keys + m, p->width, pairs + (k + m) / PER * p->width);
+        decode_ask(p, a->k, j, from + k + DECODE_AHEAD, f->held);
+        decode_ask(p, a->v, j, from + k + DECODE_AHEAD, f->held);
+        const word *rows = decode_rows(p, a->k, j, from + k, n - k, spare);
+        for (int64_t r = 0; r < f->rows; r++) decode_scores(q[r], rows, p->words, x[r] + k);
+        rows = decode_rows(p, a->v, j, from + k, n - k, spare);
+        for (int m = 0; m < 16; m += PER) {
+            const word *two[2] = {rows + m * p->words, rows + (m + 1) * p->words};
+            rows_to_pairs(two, p->width, pairs + (k + m) / PER * p->width);
+        }
     }
     const int64_t filled = syi_ceil_div(n, 16) * 16;
-    memset(f->out + item * p->width, 0, (size_t)(DECODE_ROWS * p->width) * sizeof *f->out);
-    memset(w, 0, sizeof w);
+    for (int64_t i = 0; i < padded_rows * p->width; i += VW) vstore_f32(f->out + item * p->width + i, vset(0));
+    for (int64_t i = f->rows * DECODE_KEYS / PER; i < padded_rows * DECODE_KEYS / PER; i += VW) wstore(w[0] + i, vset(0));
     for (int64_t r = 0; r < f->rows; r++) {
         const int64_t seen = syi_min(n, a->past + r / p->group + 1 - from);
         for (int64_t k = syi_max(seen, 0); k < filled; k++) x[r][k] = -INFINITY;
@@ -101,7 +125,7 @@ static void decode_piece(const decode *f, int64_t j, int64_t piece)
         }
         f->top[item + r] = top, f->sum[item + r] = vsum(sum);
     }
-    rows_product(syi_ceil_div(f->rows, MQ) * MQ, p->width, filled / PER, w[0], DECODE_KEYS / PER, pairs, f->out + item * p->width);
+    rows_product(padded_rows, p->width, filled / PER, w[0], DECODE_KEYS / PER, pairs, f->out + item * p->width);
 }
 
 /* Row r of key head j from all its pieces. */

@@ -185,12 +185,10 @@ static inline void row_store(sy_dtype dt, const float *x, int64_t d, bool add, v
     }
 }
 
-/* out[c*os + r] = in[r][from + c] for 16 rows and 16 words. */
 #if defined(__AVX512F__)
-INLINE void transpose16_registers(const word *const in[16], int64_t from, __m512 a[16])
+INLINE void transpose16_in_place(__m512 a[16])
 {
     __m512 b[16];
-    UNROLL for (int i = 0; i < 16; i++) a[i] = (__m512)wload(in[i] + from);
     UNROLL for (int i = 0; i < 16; i += 2) {
         b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
         b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
@@ -214,8 +212,15 @@ INLINE void transpose16_registers(const word *const in[16], int64_t from, __m512
         a[i + 12] = _mm512_shuffle_f32x4(b[i + 4], b[i + 12], 0xdd);
     }
 }
+
+INLINE void transpose16_registers(const word *const in[16], int64_t from, __m512 a[16])
+{
+    UNROLL for (int i = 0; i < 16; i++) a[i] = (__m512)wload(in[i] + from);
+    transpose16_in_place(a);
+}
 #endif
 
+/* out[c*os + r] = in[r][from + c] for 16 rows and 16 words. */
 static void transpose16(const word *const in[16], int64_t from, word *out, int64_t os)
 {
 #if defined(__AVX512F__)
@@ -271,7 +276,7 @@ static void rows_to_panels(const word *const in[16], int64_t words, word *out)
 }
 
 /* PER neighbouring rows of `width` numbers become one row of `width` words. */
-static void rows_to_pairs(const word *const in[PER], int64_t width, word *out)
+INLINE void rows_to_pairs(const word *const in[PER], int64_t width, word *out)
 {
 #if TILE_PAIRS
     const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2,
