@@ -78,7 +78,7 @@ def _():
 def _():
     run = os.path.join(tmp, "run")
     steelyard("train", "--model", args.model, "--data", os.path.join(root, "models", "tiny", "devil.jsonl"), "--out", run, "--steps", 12, "--batch", 2,
-              "--seq", 128, "--rank", 8, "--alpha", 32, "--lr", 2e-3, "--quiet", "--max-documents", 200)
+              "--seq", 128, "--rank", 8, "--alpha", 32, "--lr", 2e-3, "--quiet")
     lora = os.path.join(tmp, "lora.gguf")
     steelyard("convert", run, lora, "--base", args.model, "--dtype", "f32", "--quiet")
     plain, mine = greedy(), greedy("--adapter", run)
