@@ -151,6 +151,15 @@ static sy_status layer_chosen(sy_context *ctx, const sy_list *layers, int block,
     return SY_OK;
 }
 
+/* Is `name` the path, or a piece of it between dots? */
+static bool inside(const char *path, const char *name)
+{
+    const size_t n = strlen(name);
+    for (const char *at = path; n && (at = strstr(at, name)); at++)
+        if ((at == path || at[-1] == '.') && (at[n] == 0 || at[n] == '.')) return true;
+    return false;
+}
+
 static sy_status chosen(sy_run *run, const sy_adapter_common *c, const sy_site *s, bool *yes)
 {
     *yes = false;
@@ -160,7 +169,7 @@ static sy_status chosen(sy_run *run, const sy_adapter_common *c, const sy_site *
     bool out = false;
     if (c->exclude_modules.n) SYI_TRY(sy_site_match(run->ctx, s, &c->exclude_modules, &out));
     /* A module that is trained whole has no adapter as well. */
-    for (int i = 0; i < c->modules_to_save.n; i++) out |= same_or_suffix(s->name, c->modules_to_save.item[i]);
+    for (int i = 0; i < c->modules_to_save.n; i++) out |= inside(s->name, c->modules_to_save.item[i]);
     if (out) return *yes = false, SY_OK;
     return layer_chosen(run->ctx, &c->layers_to_transform, s->block, yes);
 }
@@ -221,7 +230,9 @@ static sy_status common_params(sy_run *run, syi_active *a)
         const char *name = c->modules_to_save.item[k];
         int found = 0;
         for (int i = 0; i < m->n_sites; i++)
-            if (same_or_suffix(m->sites[i].name, name)) {
+            if (syi_ends(m->sites[i].name, name)) { /* as PEFT: "norm" is input_layernorm too */
+                if (m->sites[i].n_wraps)
+                    return syi_fail(run->ctx, SY_E_USAGE, "modules-to-save: %s is also a target of the adapter %s; exclude it from one of them", m->sites[i].name, a->method->name);
                 /* As PEFT does: the copy that is trained no longer shares with the other end. */
                 SYI_TRY(syi_model_untie(m, &m->sites[i]));
                 SYI_TRY(syi_model_train_site(m, &m->sites[i]));
@@ -234,7 +245,7 @@ static sy_status common_params(sy_run *run, syi_active *a)
             snprintf(module, sizeof module, "%s", m->params[i].name);
             char *dot = strrchr(module, '.');
             if (dot) *dot = 0;
-            if (!m->params[i].site && same_or_suffix(module, name)) {
+            if (!m->params[i].site && syi_ends(module, name)) {
                 SYI_TRY(syi_run_add_param(run, &m->params[i]));
                 found++;
             }
