@@ -8,7 +8,7 @@
 
 #include <unistd.h>
 
-typedef struct { char *adapter, *optimizer, *out, *resume, *name; int64_t n; double lr; bool fast; int fail; } self_t;
+typedef struct { char *adapter, *optimizer, *out, *resume, *name; int64_t n; double lr; bool fast; int64_t fail; } self_t;
 
 static const sy_option rows[] = {
     { .name = "adapter", .type = SY_OPT_STRING, .offset = offsetof(self_t, adapter), .def = "lora", .help = "adapter" },
@@ -46,7 +46,7 @@ static sy_status run(void *self_, sy_job *job)
     json_object_set_new(syi_job_report(job), "n", json_integer(self->n));
     syi_job_receipt(job, "did %lld things", (long long)self->n);
     syi_job_print(job, "%s", "a line\n");
-    if (self->fail) return syi_fail(ctx, -self->fail, "as asked");
+    if (self->fail) return syi_fail(ctx, -(int)self->fail, "as asked");
     return SY_OK;
 }
 
