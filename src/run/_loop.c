@@ -146,7 +146,9 @@ static sy_status evaluate(syi_train *t)
 {
     syi_run_state *s = &t->state;
     syi_evaluation e;
-    SYI_TRY(syi_evaluate(t->run, t->eval, t->o.batch, "eval", &e));
+    int64_t rows = t->o.batch; /* no more at once than the plan has room for */
+    if (t->plan.micro_tokens > 0) rows = syi_max(1, syi_min(rows, t->plan.micro_tokens / t->o.seq));
+    SYI_TRY(syi_evaluate(t->run, t->eval, rows, "eval", &e));
     if (s->eval_step < 0) s->first_eval = e.loss;
     s->eval_loss = e.loss;
     s->eval_step = s->step;

@@ -549,6 +549,59 @@ static void accumulation(void **state)
     json_decref(b);
 }
 
+/* A limit between the smallest plan and the usual one: the batch is cut, the work is done,
+ * and resuming under another limit is refused. */
+static void memory_limit(void **state)
+{
+    test_folder *f = *state;
+    paths p = set_up(f);
+    settings s = small(&p, p.out), dry;
+    json_t *report;
+    set(&s, "batch=16");
+    dry = s;
+    set(&dry, "dry-run=on");
+    run_ok(f->ctx, "train", &dry, &report);
+    const json_t *plan = json_object_get(report, "plan");
+    double most = number(plan, "total"), step = number(plan, "step");
+    json_decref(report);
+    set(&s, "memory-limit=%.0f", most - 0.6 * step);
+    stopper stop = {f->ctx, 2};
+    sy_progress_set(f->ctx, stop_at, &stop);
+    run_fails(f->ctx, "train", &s, SY_E_CANCELLED, "after step 2");
+    sy_progress_set(f->ctx, NULL, NULL);
+    settings r = {.n = 0};
+    set(&r, "resume=%s", p.out);
+    settings other = r;
+    set(&other, "memory-limit=%.0f", 2 * most);
+    run_fails(f->ctx, "train", &other, SY_E_USAGE, "--memory-limit");
+    run_ok(f->ctx, "train", &r, &report);
+    plan = json_object_get(report, "plan");
+    assert_true(number(plan, "micro_tokens") > 0 && number(plan, "micro_tokens") < 16 * 32);
+    assert_true(number(plan, "total") <= most - 0.6 * step);
+    json_decref(report);
+}
+
+/* Memory runs out at one place after another: an error that says so, nothing leaks (the
+ * folder's teardown looks), and no half a run stays. */
+static void out_of_memory(void **state)
+{
+    test_folder *f = *state;
+    paths p = set_up(f);
+    settings s = small(&p, p.out);
+    int failures = 0;
+    for (int64_t n = 80;; n += 1 + n / 8) { /* the first make the job */
+        sy_memory_fail_after(f->ctx, n);
+        sy_status status = run(f->ctx, "train", &s, NULL);
+        sy_memory_fail_after(f->ctx, 0);
+        if (status == SY_OK && has(p.out, "receipt.json")) {
+            if (failures > 20) break; /* past the last allocation */
+        } else if (status != SY_E_MEMORY)
+            fail_msg("allocation %lld: %s: %s", (long long)n, sy_status_name(status), sy_error_message(f->ctx));
+        failures += status != SY_OK;
+        TEST_OK(f->ctx, syi_remove_tree(f->ctx, p.out));
+    }
+}
+
 static void held_out_share(void **state)
 {
     test_folder *f = *state;
@@ -579,7 +632,7 @@ int main(int argc, char **argv)
         folder_test(writes_everything), folder_test(full_and_dry),  folder_test(interrupted_and_resumed),
         folder_test(full_disk),         folder_test(contradictions), folder_test(bad_input),
         folder_test(diverges),          folder_test(init_and_best), folder_test(accumulation),
-        folder_test(held_out_share),
+        folder_test(held_out_share),    folder_test(memory_limit),   folder_test(out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
