@@ -68,6 +68,37 @@ static void print_methods(const json_t *report)
     puts("\n\"steelyard help NAME\" shows a method's page.");
 }
 
+static void print_repro(const json_t *report)
+{
+    json_t *row, *list = json_object_get(report, "experiments");
+    size_t i;
+    json_array_foreach(list, i, row) {
+        printf("%s: %s\n", text_of(row, "name"), text_of(row, "claim"));
+        if (*text_of(row, "paper")) printf("  %s\n", text_of(row, "paper"));
+    }
+    if (list) return;
+    int wide = 4;
+    printf("%s: %s\n%s\n\n", text_of(report, "name"), text_of(report, "claim"), text_of(report, "paper"));
+    list = json_object_get(report, "rows");
+    json_array_foreach(list, i, row) {
+        int n = (int)strlen(text_of(row, "what"));
+        if (n > wide) wide = n;
+    }
+    if (json_array_size(list)) printf("%-*s  %12s  %10s  %12s\n", wide, "what", "mean", "deviation", "expected");
+    json_array_foreach(list, i, row) {
+        const json_t *expected = json_object_get(row, "expected");
+        printf("%-*s  %12.6g  %10.3g", wide, text_of(row, "what"), json_number_value(json_object_get(row, "mean")),
+               json_number_value(json_object_get(row, "sd")));
+        if (json_is_number(expected)) printf("  %12.6g", json_number_value(expected));
+        putchar('\n');
+    }
+    list = json_object_get(report, "checks");
+    if (json_array_size(list)) putchar('\n');
+    json_array_foreach(list, i, row)
+        printf("%s  %s\n", json_is_true(json_object_get(row, "held")) ? "held    " : "did not ", text_of(row, "text"));
+    if (*text_of(report, "verdict")) printf("\nverdict: %s\n", text_of(report, "verdict"));
+}
+
 static void shape_text(char *out, size_t size, const json_t *shape)
 {
     size_t n = 0, i;
@@ -119,7 +150,7 @@ static void print_inspect(const json_t *report)
 void cli_print(const char *verb, const json_t *report)
 {
     static const struct { const char *verb; void (*print)(const json_t *); } own[] = {
-        { "methods", print_methods }, { "inspect", print_inspect }
+        { "methods", print_methods }, { "inspect", print_inspect }, { "repro", print_repro }
     };
     for (int i = 0; i < SYI_COUNT(own); i++)
         if (!strcmp(verb, own[i].verb)) { own[i].print(report); return; }
