@@ -131,7 +131,7 @@ static float row_dot(sy_dtype dt, const void *x, const void *y, int64_t d)
     for (; i < d; i++)
         rest += dt == SY_F32 ? ((const float *)x)[i] * ((const float *)y)[i]
                              : syi_bf16_get(((const uint16_t *)x)[i]) * syi_bf16_get(((const uint16_t *)y)[i]);
-    return vsum(sum) + rest;
+    return vtotal(sum) + rest;
 }
 
 /* Packs rows from..to-1 (of all packed rows) for key head j. */
@@ -215,7 +215,7 @@ INLINE void row_block(int nv, float scale, const float *lse, const float *delta,
 }
 
 /* Rows r0..r1-1 (multiples of MR) against the block of keys x0... */
-static void row_tile(const backward_plan *f, const segment *s, int64_t base, int64_t r0, int64_t r1, int64_t x0, int most, float *dq, key_block *b)
+static void row_tile(const backward_plan *f, const segment *s, int64_t base, int64_t r0, int64_t r1, int64_t x0, int most, bool add, float *dq, key_block *b)
 {
     const plan *p = &f->p;
     const int64_t last = s->q1 - s->q0 - 1, rows = r1 - r0, depth = rows / PER;
@@ -240,7 +240,7 @@ static void row_tile(const backward_plan *f, const segment *s, int64_t base, int
     product_add[nv](p->width, depth, f->dout_pairs + (base + r0) / PER * p->width, MR, p->width, b->w, b->dv);
     product_add[nv](p->width, depth, f->q_pairs + (base + r0) / PER * p->width, MR, p->width, b->ds, b->dk);
     if (!p->a->dq) return;
-    rows_product(rows, p->width, nv * VW / PER, PER == 2 ? b->ds_rows : b->ds, LN / PER, b->k_pairs, dq);
+    rows_product(add, rows, p->width, nv * VW / PER, PER == 2 ? b->ds_rows : b->ds, LN / PER, b->k_pairs, dq);
 }
 
 /* dk or dv [width][LN] of n keys from x0 on into the rows of the result. */
@@ -263,7 +263,6 @@ static void run_range(const backward_plan *f, const range *g, int64_t j, key_blo
     const segment *s = &p->seg[g->seg];
     const int64_t base = j * f->rows + f->row_pack[g->seg], size = item_size(a->dt);
     float *dq = f->dq + (j * f->dq_rows + g->dq) * p->width;
-    if (a->dq) memset(dq, 0, (size_t)((g->r1 - g->r0) * p->width) * sizeof *dq);
     for (int64_t x0 = g->k0; x0 < g->k1; x0 += LN) {
         const int64_t n = syi_min(LN, g->k1 - x0);
         const word *ks[LN], *vs[LN];
@@ -281,11 +280,15 @@ static void run_range(const backward_plan *f, const range *g, int64_t j, key_blo
         const int64_t begin = x0 * p->group / MR * MR;
         const int64_t end = syi_ceil_div((last_query(p, s, x0 + n - 1) + 1) * p->group, MR) * MR;
         const int most = (int)syi_ceil_div(n, VW);
+        if (x0 == g->k0 && a->dq) { /* the first block sets its rows, the others find 0 */
+            memset(dq, 0, (size_t)((begin - g->r0) * p->width) * sizeof *dq);
+            memset(dq + (end - g->r0) * p->width, 0, (size_t)((g->r1 - end) * p->width) * sizeof *dq);
+        }
         /* near the diagonal in smaller tiles, which skip vectors that no row sees */
         const int64_t diagonal = (x0 + LN) * p->group;
         for (int64_t r = begin, next; r < end; r = next) {
             next = syi_min(r + (r < diagonal ? SMALL_ROWS : TILE_ROWS), end);
-            row_tile(f, s, base, r, next, x0, most, dq + (r - g->r0) * p->width, b);
+            row_tile(f, s, base, r, next, x0, most, x0 > g->k0, dq + (r - g->r0) * p->width, b);
         }
         store_keys(p, s, j, x0, n, b->dk, (float)a->scale, a->add_k, a->dk, b);
         store_keys(p, s, j, x0, n, b->dv, 1, a->add_v, a->dv, b);

@@ -12,7 +12,7 @@ enum {
     DECODE_ROWS = 8,    /* more rows than this fill the lanes of the tiled path better */
     DECODE_KEYS = 128,  /* of a piece */
     DECODE_AHEAD = 64,  /* keys that are asked for before they are needed */
-    DECODE_ALONE = 256  /* pieces * rows * head size / 64 below this are not worth waking threads */
+    DECODE_ALONE = 2048 /* pieces times rows times head size below this are not worth waking threads */
 };
 
 /* Whether this work is done here. */
@@ -47,7 +47,7 @@ INLINE void decode_scores(const word *q, const word *keys, int64_t words, float 
     for (int k = 0; k < 16; k++) {
         vf sum = vset(0);
         for (int64_t w = 0; w < words; w += VW) sum = dot(sum, wload(q + w), wload(keys + k * words + w));
-        x[k] = vsum(sum);
+        x[k] = vtotal(sum);
     }
 #endif
 }
@@ -105,7 +105,6 @@ static void decode_piece(const decode *f, int64_t j, int64_t piece)
         }
     }
     const int64_t filled = syi_ceil_div(n, 16) * 16;
-    for (int64_t i = 0; i < padded_rows * p->width; i += VW) vstore_f32(f->out + item * p->width + i, vset(0));
     for (int64_t i = f->rows * DECODE_KEYS / PER; i < padded_rows * DECODE_KEYS / PER; i += VW) wstore(w[0] + i, vset(0));
     for (int64_t r = 0; r < f->rows; r++) {
         const int64_t seen = syi_min(n, a->past + r / p->group + 1 - from);
@@ -123,9 +122,9 @@ static void decode_piece(const decode *f, int64_t j, int64_t piece)
             wstore(w[r] + k, e);
 #endif
         }
-        f->top[item + r] = top, f->sum[item + r] = vsum(sum);
+        f->top[item + r] = top, f->sum[item + r] = vtotal(sum);
     }
-    rows_product(padded_rows, p->width, filled / PER, w[0], DECODE_KEYS / PER, pairs, f->out + item * p->width);
+    rows_product(false, padded_rows, p->width, filled / PER, w[0], DECODE_KEYS / PER, pairs, f->out + item * p->width);
 }
 
 /* Row r of key head j from all its pieces. */
@@ -160,7 +159,7 @@ static void tile_decode(const syi_attend *a)
     f.out = (float *)(void *)a->scratch;
     f.top = f.out + items * DECODE_ROWS * f.p.width;
     f.sum = f.top + items * DECODE_ROWS;
-    const int threads = items * f.rows * f.p.width / 64 < DECODE_ALONE / 8 ? 1 : a->threads;
+    const int threads = items * f.rows * f.p.width < DECODE_ALONE ? 1 : a->threads;
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(dynamic, 1)

@@ -97,16 +97,16 @@ typedef void product_fn(int64_t rows, int64_t depth, const word *a, int64_t pane
 static product_fn *const product[NV + 1] = {NULL, product_1, product_2, product_3};
 static product_fn *const product_add[NV + 1] = {NULL, product_add_1, product_add_2, product_add_3};
 
-/* The other way round, numbers along the lanes: out[r][width] += sum over p < depth
+/* The other way round, numbers along the lanes: out[r][width] (+)= sum over p < depth
  * of a[r*stride + p] * b[p*width ..] for `rows` rows, a multiple of MQ. */
 enum { MQ = 4, NQ = VW == 8 ? 2 : 4 };
 
-INLINE void rows_product_of(const int nv, int64_t rows, int64_t width, int64_t depth, const word *a, int64_t stride, const word *b, float *out)
+INLINE void rows_product_of(const int nv, const bool add, int64_t rows, int64_t width, int64_t depth, const word *a, int64_t stride, const word *b, float *out)
 {
     for (int64_t r = 0; r < rows; r += MQ, a += MQ * stride, out += MQ * width) {
         vf acc[MQ][NQ];
         UNROLL for (int m = 0; m < MQ; m++)
-            UNROLL for (int n = 0; n < nv; n++) acc[m][n] = vload_f32(out + m * width + n * VW);
+            UNROLL for (int n = 0; n < nv; n++) acc[m][n] = add ? vload_f32(out + m * width + n * VW) : vset(0);
         const word *y = b;
         for (int64_t p = 0; p < depth; p++, y += width) {
             vf right[NQ];
@@ -121,21 +121,21 @@ INLINE void rows_product_of(const int nv, int64_t rows, int64_t width, int64_t d
     }
 }
 
-static __attribute__((noinline)) void rows_product_wide(int64_t rows, int64_t width, int64_t depth, const word *a, int64_t stride, const word *b, float *out)
-{
-    rows_product_of(NQ, rows, width, depth, a, stride, b, out);
-}
+#define ROWS_PRODUCT(name, nv, add) \
+    static __attribute__((noinline)) void name(int64_t rows, int64_t width, int64_t depth, const word *a, int64_t stride, const word *b, float *out) \
+    { \
+        rows_product_of(nv, add, rows, width, depth, a, stride, b, out); \
+    }
+ROWS_PRODUCT(rows_product_wide, NQ, false)
+ROWS_PRODUCT(rows_product_one, 1, false)
+ROWS_PRODUCT(rows_product_add_wide, NQ, true)
+ROWS_PRODUCT(rows_product_add_one, 1, true)
 
-static __attribute__((noinline)) void rows_product_one(int64_t rows, int64_t width, int64_t depth, const word *a, int64_t stride, const word *b, float *out)
-{
-    rows_product_of(1, rows, width, depth, a, stride, b, out);
-}
-
-static void rows_product(int64_t rows, int64_t width, int64_t depth, const word *a, int64_t stride, const word *b, float *out)
+static void rows_product(bool add, int64_t rows, int64_t width, int64_t depth, const word *a, int64_t stride, const word *b, float *out)
 {
     int64_t c = 0;
-    for (; c + NQ * VW <= width; c += NQ * VW) rows_product_wide(rows, width, depth, a, stride, b + c, out + c);
-    for (; c < width; c += VW) rows_product_one(rows, width, depth, a, stride, b + c, out + c);
+    for (; c + NQ * VW <= width; c += NQ * VW) (add ? rows_product_add_wide : rows_product_wide)(rows, width, depth, a, stride, b + c, out + c);
+    for (; c < width; c += VW) (add ? rows_product_add_one : rows_product_one)(rows, width, depth, a, stride, b + c, out + c);
 }
 
 /* Two rows (of the summed dimension) become one row of words. */
@@ -149,6 +149,16 @@ INLINE vf pair_up(vf first, vf second)
 #else
     (void)second;
     return first;
+#endif
+}
+
+/* All lanes added, in an order of its own. */
+INLINE float vtotal(vf v)
+{
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)v);
+#else
+    return vsum(v);
 #endif
 }
 
