@@ -12,9 +12,9 @@
 
 enum {
     HEADROOM = 8,
-    TILE_KEYS = 96, /* weights of so many keys are made before they are multiplied with V */
-    STEP_KEYS = 32, /* scores of so many keys are made before they become weights */
-    PIECE = 64      /* keys that a thread packs at a time */
+    TILE_KEYS = 192, /* weights of so many keys are made before they are multiplied with V */
+    STEP_KEYS = 64,  /* scores of so many keys are made before they become weights */
+    PIECE = 64       /* keys that a thread packs at a time */
 };
 
 /* K as panels of MR keys and V as pairs of keys, for all key heads. */
