@@ -223,7 +223,7 @@ INLINE void transpose16_in_place(__m512 a[16])
     }
 }
 
-INLINE void transpose16_registers(const word *const in[16], int64_t from, __m512 a[16])
+INLINE void transpose16_registers(const word *const *in, int64_t from, __m512 a[16])
 {
     UNROLL for (int i = 0; i < 16; i++) a[i] = (__m512)wload(in[i] + from);
     transpose16_in_place(a);
@@ -231,7 +231,7 @@ INLINE void transpose16_registers(const word *const in[16], int64_t from, __m512
 #endif
 
 /* out[c*os + r] = in[r][from + c] for 16 rows and 16 words. */
-static void transpose16(const word *const in[16], int64_t from, word *out, int64_t os)
+static void transpose16(const word *const *in, int64_t from, word *out, int64_t os)
 {
 #if defined(__AVX512F__)
     __m512 a[16];

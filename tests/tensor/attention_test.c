@@ -419,7 +419,7 @@ static void any_number_of_threads(void **state)
             setup s = set_up(&a, dt, 1);
             array *all[] = {&s.out, &s.lse, &s.dq, &s.dk, &s.dv};
             syi_hash hash[5] = {{0, 0}};
-            for (int threads = 1; threads <= 3; threads++) {
+            for (int threads = 1; threads <= 3; threads += 2) {
                 assert_int_equal(sy_threads_set(ctx, threads), SY_OK);
                 forward(e, &a, dt, &s);
                 backward(e, &a, dt, &s, false);
@@ -461,7 +461,7 @@ static void check_cached(sy_context *ctx, syi_engine *const *e, sy_dtype dt, con
         for (int c = 0; c < (dt == SY_F64 ? 1 : SYI_COUNT(cpus)); c++) {
             char label[96];
             syi_hash hash = {0, 0};
-            for (int threads = 1; e[c] && threads <= 3; threads++) {
+            for (int threads = 1; e[c] && threads <= 3; threads += 2) {
                 assert_int_equal(sy_threads_set(ctx, threads), SY_OK);
                 assert_int_equal(syi_attention_cached(e[c], dt, n, past, H, K, d, capacity, a->scale,
                                                       (char *)q.data + (size_t)(past * H) * row, kc, vc, out.data), SY_OK);
@@ -483,7 +483,7 @@ static void cached(void **state)
 {
     (void)state;
     static const struct { int64_t total, n, heads, kv_heads, dim; } rows[] = {
-        {40, 1, 9, 3, 64}, {77, 7, 9, 3, 64}, {300, 150, 9, 3, 64}, {2100, 1, 9, 3, 64}, {1100, 67, 4, 4, 32}, {1300, 2, 6, 6, 64},
+        {40, 1, 9, 3, 64}, {77, 7, 9, 3, 64}, {200, 90, 9, 3, 64}, {2100, 1, 9, 3, 64}, {700, 40, 4, 4, 32}, {1300, 2, 6, 6, 64},
         {61, 3, 14, 2, 128}, {30, 1, 2, 1, 33}, {1400, 2, 4, 1, 80}, {1300, 5, 8, 8, 128}, {90, 90, 2, 1, 256}, {1, 1, 1, 1, 8},
         {600, 1, 2, 1, 256}, {515, 1, 16, 1, 64}, {515, 4, 4, 2, 64},
     };
