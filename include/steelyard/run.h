@@ -36,6 +36,11 @@ typedef struct {
     uint64_t seed;
     int64_t total_steps;      /* for schedules that methods own; 0 unknown              */
     int64_t memory_limit;     /* bytes, 0: none                                         */
+    int64_t row_tokens;       /* tokens of a row of a batch: batches are cut between rows
+                                 only (0: anywhere)                                     */
+    int64_t micro_tokens;     /* tokens a forward of a training step (in whole rows): 0
+                                 picks 1024 where cutting costs nothing, -1 never cuts
+                                 unless the memory limit asks for it                    */
     bool keep_coded;          /* GGUF blocks stay blocks (evaluation), not expanded      */
     bool plan_only;           /* nothing is read or allocated beyond headers             */
 } sy_run_options;
@@ -55,8 +60,8 @@ typedef struct {
     int recompute_blocks;
     int64_t micro_tokens; /* tokens a forward, when a batch is cut (0: not)           */
 } sy_plan;
-/* With a memory limit: raises recompute_blocks, then halves micro_tokens, until the
- * plan fits, or SY_E_MEMORY that says what would be needed. */
+/* With a memory limit: halves micro_tokens, then raises recompute_blocks, until the plan
+ * fits, or SY_E_MEMORY that says what would be needed. */
 sy_status sy_run_plan(sy_run *run, int64_t tokens, bool training, sy_plan *out);
 /* Allocates what the plan says. */
 sy_status sy_run_reserve(sy_run *run, const sy_plan *plan);

@@ -175,23 +175,34 @@ static void plan_fixed(const sy_run *run, bool training, sy_plan *p)
     p->other = PROGRAM_BYTES + syi_max(0, sy_memory_now(run->ctx) - held) + syi_engine_bytes(run->engine);
 }
 
+/* How much of a batch a forward takes at first. Half the activations for the same products,
+ * as long as a product still has a thousand rows and gradients are small: whole weights'
+ * gradients would be read and written once more with every cut. */
+static int64_t first_cut(const sy_run *run, int64_t tokens, int64_t row, const sy_plan *p)
+{
+    int64_t want = run->options.micro_tokens;
+    if (want == 0 && p->parameters * 4 < p->model) want = 1024;
+    return want > 0 && want < tokens ? syi_max(row, want / row * row) : tokens;
+}
+
 sy_status sy_run_plan(sy_run *run, int64_t tokens, bool training, sy_plan *out)
 {
     SYI_TRY(syi_model_positions(run->model, tokens)); /* a position is below the number of tokens */
-    sy_plan p = {.recompute_blocks = run->options.recompute_blocks, .micro_tokens = 0};
+    sy_plan p = {.recompute_blocks = run->options.recompute_blocks};
     plan_fixed(run, training, &p);
-    int64_t limit = run->options.memory_limit, now = tokens;
+    int64_t limit = run->options.memory_limit, row = syi_max(1, run->options.row_tokens), now = training ? first_cut(run, tokens, row, &p) : tokens;
     for (;;) {
+        p.micro_tokens = now < tokens ? now : 0;
         SYI_TRY(plan_step(run, now, training, p.recompute_blocks, &p.step));
         p.total = p.model + p.parameters + p.optimizer + p.step + p.other;
         if (limit <= 0 || p.total <= limit) break;
-        /* First everything is recomputed that can be, then the batch is cut. */
-        if (training && p.recompute_blocks >= 0 && p.recompute_blocks < run->model->blocks) {
+        /* Cutting costs next to nothing, computing again a third of the time: in this order. */
+        int64_t half = syi_max(row, now / 2 / row * row);
+        if (training && half < now && now > 64) {
+            now = half;
+        } else if (training && p.recompute_blocks >= 0 && p.recompute_blocks < run->model->blocks) {
             p.recompute_blocks = (int)syi_min(run->model->blocks, p.recompute_blocks + syi_max(1, run->model->blocks / 4));
             if (p.recompute_blocks == run->model->blocks) p.recompute_blocks = -1;
-        } else if (training && now > 64 && now / 2 * 2 == now) {
-            now /= 2;
-            p.micro_tokens = now;
         } else {
             char need[32], have[32];
             *out = p;

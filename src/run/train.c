@@ -235,6 +235,7 @@ static sy_status open_run(syi_train *t)
     o.seed = (uint64_t)common->seed;
     o.total_steps = t->o.steps;
     o.memory_limit = common->memory_limit;
+    o.row_tokens = t->o.seq;
     o.plan_only = common->dry_run;
     SYI_TRY(sy_run_open(t->ctx, &o, &t->run));
     const sy_use *loaded = sy_run_use(t->run, SY_ADAPTER);
@@ -307,11 +308,6 @@ static sy_status make_plan(syi_train *t)
     t->schedule = (syi_schedule){.kind = t->o.schedule, .peak = t->o.lr, .total = total, .warmup = syi_min(warmup, total)};
     t->run->total = t->run->options.total_steps = total;
     SYI_TRY(sy_run_plan(t->run, t->o.batch * t->o.seq, true, &t->plan));
-    if (t->plan.micro_tokens > 0 && t->plan.micro_tokens < t->o.seq) {
-        char limit[32];
-        return syi_fail(t->ctx, SY_E_MEMORY, "--memory-limit %s: not even one row of %lld tokens fits; lower --seq or raise the limit",
-                        syi_human_bytes(limit, syi_job_common(t->job)->memory_limit), (long long)t->o.seq);
-    }
     if (t->plan.micro_tokens == 0 && t->o.accumulation > 1) t->plan.micro_tokens = t->o.batch * t->o.seq;
     t->state.micro_tokens = t->plan.micro_tokens;
     return SY_OK;
