@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Attention, decoding and head loss in GF/s: one JSON line a shape, best of many.
  * Causal work is counted half: forward 4, backward 10 operations a pair of tokens,
- * head dimension and head. usage: attention [threads] [seconds a row] */
+ * head dimension and head. Built with -DSY_BENCH=ON; usage:
+ *   taskset -c 0,1 build/bench/bench.attention [threads [seconds a row [attention|cached|head]]] */
 #include "tensor/kernels.h"
 
 #include <math.h>
