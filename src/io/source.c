@@ -296,6 +296,7 @@ sy_status syi_source_hash(syi_source *s, char text[33])
         syi_hasher_add(h, &e->dtype, sizeof e->dtype);
         syi_hasher_add(h, e->dim, sizeof e->dim[0] * (size_t)e->rank);
         syi_hasher_add(h, e->data, (size_t)e->bytes);
+        syi_mapped_forget(e->data, e->bytes);
     }
     syi_hash_text(text, syi_hasher_end(h));
     return status;

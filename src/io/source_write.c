@@ -148,7 +148,11 @@ static sy_status write_weights(job *j, const char *dir)
         SYI_TRY_TO(fail, status, sy_writer_declare(w, e->name, folder_dtype(j, e), e->rank, e->dim));
     }
     SYI_TRY_TO(fail, status, sy_writer_begin(w));
-    for (int64_t i = 0; i < all; i++) SYI_TRY_TO(fail, status, put_tensor(j, w, i < n ? sy_checkpoint_at(ck, i) : &j->how->extra[i - n]));
+    for (int64_t i = 0; i < all; i++) {
+        const sy_entry *e = i < n ? sy_checkpoint_at(ck, i) : &j->how->extra[i - n];
+        SYI_TRY_TO(fail, status, put_tensor(j, w, e));
+        if (i < n) syi_mapped_forget(e->data, e->bytes); /* memory does not grow with the model */
+    }
     return sy_writer_end(w);
 fail:
     sy_writer_abort(w);
@@ -440,7 +444,11 @@ static sy_status write_gguf(job *j, syi_gguf_writer *w, const void *config, item
     SYI_TRY(syi_gguf_begin(w));
     if (rope) SYI_TRY(syi_gguf_put_rows(w, "rope_freqs.weight", 0, 1, factors));
     j->total = n;
-    for (int64_t i = 0; i < n; i++) SYI_TRY(put_item(j, w, &items[i]));
+    const sy_checkpoint *ck = j->s->tensors;
+    for (int64_t i = 0; i < n; i++) {
+        SYI_TRY(put_item(j, w, &items[i]));
+        if (items[i].e == sy_checkpoint_find(ck, items[i].e->name)) syi_mapped_forget(items[i].e->data, items[i].e->bytes);
+    }
     return SY_OK;
 }
 
