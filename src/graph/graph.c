@@ -21,6 +21,10 @@ sy_status syi_graph_new(sy_context *ctx, syi_engine *engine, syi_heap *heap, sy_
         return s;
     }
     syi_graph_reset(g, &(syi_graph_options){.dtype = SY_F32});
+    if ((s = g->status) != SY_OK) {
+        syi_graph_free(g);
+        return s;
+    }
     *out = g;
     return SY_OK;
 }
