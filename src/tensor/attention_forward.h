@@ -52,7 +52,7 @@ typedef struct {
     int32_t lo[LN], hi[LN];                /* keys that a lane sees, from the segment's first */
     int32_t lo_min, lo_max, hi_min, hi_max;
     word q[SYI_ATTENTION_TILE_DIM * LN];   /* [words][LN] */
-    word w[TILE_KEYS * LN];                /* weights, [TILE_KEYS / PER][LN] */
+    word w[TILE_KEYS / PER * LN];          /* weights, [TILE_KEYS / PER][LN] */
     float x[STEP_KEYS * LN];               /* scores, [STEP_KEYS][LN] */
     float out[SYI_ATTENTION_TILE_DIM * LN]; /* [width][LN] */
     float top[LN], limit[LN], sum[LN];     /* the reference; where it must move; sums of weights */

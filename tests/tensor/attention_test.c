@@ -334,6 +334,41 @@ static void every_path(void **state)
     assert_true(paths >= 1);
 }
 
+/* Random heads, sizes, documents and windows. */
+static void random_shapes(void **state)
+{
+    (void)state;
+    sy_context *ctx = sy_context_new();
+    syi_engine *e[SYI_COUNT(cpus)];
+    assert_int_equal(sy_threads_set(ctx, 2), SY_OK);
+    for (int p = 0; p < SYI_COUNT(cpus); p++) e[p] = engine_on(ctx, cpus[p]);
+    for (int i = 0; i < 60; i++) {
+        int64_t r[8];
+        for (int x = 0; x < 8; x++) r[x] = (int64_t)(syi_random_u64(77, i * 8 + x) >> 1);
+        static const int64_t dims[] = {8, 16, 24, 40, 64, 72};
+        const int64_t tokens = 1 + r[0] % 260, kv = 1 + r[1] % 3, heads = kv * (1 + r[2] % 5), dim = dims[r[3] % 6];
+        const int64_t most = r[4] % 4 == 0 ? tokens : 1 + r[5] % 120;
+        int32_t *first = malloc((size_t)tokens * sizeof *first);
+        int64_t left = 0, doc = 0;
+        for (int64_t t = 0; t < tokens; t++, left--) {
+            if (left == 0) left = 1 + (int64_t)(syi_random_u64(78, i * 1000 + doc++) >> 1) % most, first[t] = (int32_t)t;
+            else first[t] = first[t - 1];
+        }
+        const syi_attention a = {tokens, heads, kv, dim, 0.3, first, r[6] % 3 ? 0 : 1 + r[7] % 90};
+        const sy_dtype dt = i % 2 ? SY_BF16 : SY_F32;
+        setup s = set_up(&a, dt, 1);
+        for (int p = 0; p < SYI_COUNT(cpus); p++) {
+            char label[128];
+            snprintf(label, sizeof label, "%s, %s, random shape %d", cpus[p], sy_dtype_name(dt), i);
+            if (e[p]) check_case(e[p], &a, dt, &s, label);
+        }
+        tear_down(&s);
+        free(first);
+    }
+    for (int p = 0; p < SYI_COUNT(cpus); p++) syi_engine_free(e[p]);
+    sy_context_free(ctx);
+}
+
 /* Scores far apart: the running maximum jumps, weights underflow. */
 static void large_scores(void **state)
 {
@@ -515,6 +550,23 @@ static void long_context(void **state)
         assert_true(whole <= 2 * half + (1 << 16));
         assert_true(whole <= 32768 * (int64_t)(9 * 64 * 4) * 16);
     }
+    /* and a few rows of a long document are right */
+    const syi_attention a = {6000, 1, 1, 64, 0.125, NULL, 0};
+    array q = array_new(SY_BF16, 6000 * 64, 1, 1), k = array_new(SY_BF16, 6000 * 64, 2, 1), v = array_new(SY_BF16, 6000 * 64, 3, 1);
+    array out = array_new(SY_BF16, 6000 * 64, 4, 1);
+    double *p = malloc(6000 * sizeof *p), ref[64];
+    int64_t bytes = syi_attention_scratch(e, SY_BF16, &a, false);
+    void *scratch = scratch_new(bytes);
+    assert_int_equal(syi_attention_forward(e, SY_BF16, &a, q.data, k.data, v.data, out.data, NULL, scratch), SY_OK);
+    scratch_free(scratch, bytes);
+    array_read(&out);
+    for (int64_t t = 5999; t >= 0; t -= 857) {
+        brute_row(&a, q.value, k.value, t, 0, p);
+        brute_out(&a, p, v.value, t, 0, ref);
+        EXPECT_NEAR(out.value + t * 64, ref, 64, 1e-2, "out", "a row of a long document");
+    }
+    free(p);
+    array_free(&q), array_free(&k), array_free(&v), array_free(&out);
     syi_engine_free(e);
     sy_context_free(ctx);
 }
@@ -548,7 +600,7 @@ static void wrong_calls(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(reference_gradients), cmocka_unit_test(every_path),
+        cmocka_unit_test(reference_gradients), cmocka_unit_test(every_path), cmocka_unit_test(random_shapes),
         cmocka_unit_test(large_scores), cmocka_unit_test(documents_are_apart),
         cmocka_unit_test(any_number_of_threads), cmocka_unit_test(cached),
         cmocka_unit_test(long_context), cmocka_unit_test(wrong_calls),
