@@ -149,12 +149,12 @@ static sy_status work(void *self, sy_job *job)
 
 const sy_verb sy_verb_fold = {
     .name = "fold",
-    .title = "Merge an adapter into the weights of its model",
+    .title = "merges an adapter into the weights of its model",
     .about = "Writes a Hugging Face folder in which the adapter is part of the weights: any tool that reads the model reads the result. "
              "Sums are made in f32 and rounded once. The report says how many tensors changed, the largest change, and how far the "
              "logits of the result lie from those of model + adapter (rounding to the file's type included). An adapter that is no "
              "linear map of its input cannot be folded and is refused.",
-    .example = "fold --model models/tiny --adapter run/adapter --out {tmp}/folded",
+    .example = "fold --model models/tiny --adapter {tmp}/run --out {tmp}/merged",
     .options = rows, .size = sizeof(fold_self),
     .run = work,
 };

@@ -66,6 +66,7 @@ static sy_status run(void *self_, sy_job *job)
 const sy_verb sy_verb_repro = {
     .name = "repro", .title = "measures a paper's claim again at small scale",
     .about = "Runs the experiment of a method, with baselines and several seeds, and says what held: reproduced, partly, or not "
-             "reproduced. A claim that does not hold is a result, not a failure: the exit code is 0.",
-    .example = "repro lora --seeds 1", .options = rows, .size = sizeof(repro_self), .flags = SY_VERB_NO_MODEL, .run = run
+             "reproduced (steelyard repro lora --seeds 1; minutes). A claim that does not hold is a result, not a failure: the exit code "
+             "is 0. Without a name it lists the experiments.",
+    .example = "repro --json", .options = rows, .size = sizeof(repro_self), .flags = SY_VERB_NO_MODEL, .run = run
 };
