@@ -22,11 +22,13 @@ for v in $("$bin" help | sed -n '/^verbs:/,/^$/s/^  \([a-z]*\) .*/\1/p'); do
 done
 check "there are examples" [ "$n" -ge 9 ]
 
-# ```sh blocks, each page in a folder of its own, in the order of the page
-for page in README.md docs/*.md models/tiny/README.md; do
-    grep -q '^```sh$' "$page" || continue
+# ```sh blocks, each page in a folder of its own, in the order of the page; text.jsonl
+# stands there for the reader's data. docs/training.md has a test that looks closer.
+for page in README.md docs/*.md docs/methods/*.md models/tiny/README.md; do
+    grep -q '^```sh$' "$page" && [ "$page" != docs/training.md ] || continue
     where=$tmp/page-$(basename "$page" .md); mkdir -p "$where"
     ln -s "$root/models" "$where/models"
+    head -n 40 models/tiny/devil.jsonl >"$where/text.jsonl"
     awk '/^```sh$/ { on = 1; next } /^```/ { on = 0 } on' "$page" | sed 's/^\$ //' >"$where/blocks.sh"
     checks=$((checks + 1))
     (cd "$where" && bash -euo pipefail blocks.sh) >"$tmp/.out" 2>&1 </dev/null || { complain "the examples of $page"; tail -n 20 "$tmp/.out"; }
