@@ -168,6 +168,7 @@ static sy_status collect(sy_run *run, syi_active *a, tensors *t)
         for (int i = 0; i < a->wraps[w]->n_slots; i++) {
             const sy_param *p = a->wraps[w]->slot[i];
             if (!p || (m->slots[i].flags & (SY_SLOT_STATE | SY_SLOT_NOT_SAVED | SY_SLOT_SHARE_ALL))) continue;
+            if (p->site != a->wraps[w]->site) continue; /* shared with a site that has it already */
             sy_tensor own = { .data = NULL };
             if (m->save_slot) SYI_TRY(m->save_slot(a->self, a->wraps[w], i, &own));
             if (!own.data) {
@@ -196,7 +197,10 @@ static sy_status readme(sy_run *run, syi_active *a, char **out)
     const char *base = run->options.model ? run->options.model : "";
     syi_text_printf(&t, "---\nbase_model: \"%s\"\nlibrary_name: peft\ntags:\n- %s\n---\n\n# %s\n\n", base, a->method->name, a->method->title);
     syi_text_printf(&t, "An adapter for `%s`, trained %lld steps with Steelyard.\n\n", base, (long long)run->step);
-    syi_text_printf(&t, "- %d adapted modules, %lld trained parameters\n", a->n_wraps, (long long)sy_run_trained(run));
+    int64_t trained = 0;
+    for (int i = 0; i < run->n_params; i++)
+        if (!run->params[i]->slot || (run->params[i]->slot->flags & SY_SLOT_TRAIN)) trained += sy_tensor_count(&run->params[i]->value);
+    syi_text_printf(&t, "- %d adapted modules, %lld trained parameters\n", a->n_wraps, (long long)trained);
     syi_text_puts(&t, "- open it with `steelyard eval --model BASE --adapter DIR`");
     syi_text_puts(&t, a->method->peft_type ? " or with PEFT: `PeftModel.from_pretrained(model, DIR)`\n" : "; PEFT does not know this method\n");
     *out = syi_text_take(&t);

@@ -182,7 +182,8 @@ static sy_status want_all(sy_run *run, syi_active *a, wants *w)
 {
     for (int k = 0; k < a->n_wraps; k++)
         for (int i = 0; i < a->wraps[k]->n_slots; i++)
-            if (a->wraps[k]->slot[i] && !(a->method->slots[i].flags & (SY_SLOT_STATE | SY_SLOT_NOT_SAVED | SY_SLOT_SHARE_ALL)))
+            if (a->wraps[k]->slot[i] && a->wraps[k]->slot[i]->site == a->wraps[k]->site &&
+                !(a->method->slots[i].flags & (SY_SLOT_STATE | SY_SLOT_NOT_SAVED | SY_SLOT_SHARE_ALL)))
                 SYI_TRY(want(run, w, a->wraps[k]->slot[i]));
     for (int i = 0; a->shared && a->method->slots[i].name; i++)
         if (a->shared[i] && !(a->method->slots[i].flags & (SY_SLOT_STATE | SY_SLOT_NOT_SAVED))) SYI_TRY(want(run, w, a->shared[i]));

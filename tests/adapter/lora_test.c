@@ -435,12 +435,50 @@ static void loraplus_rates(void **state)
     sy_run_close(run);
 }
 
+/* The same bits after some steps whatever the number of threads, decompositions included. */
+static void threads_change_nothing(void **state)
+{
+    test_folder *f = *state;
+    static const struct { const char *adapter, *settings[6]; } cases[] = {
+        { "lora", { "rank=5", "dropout=0.1", "target-modules=q_proj,down_proj,embed_tokens", NULL } },
+        { "lora", { "rank=5", "use-dora=on", NULL } },
+        { "lora", { "rank=5", "init=pissa", NULL } },
+        { "lora", { "rank=5", "init=pissa_niter_3", NULL } },
+        { "vera", { "rank=24", NULL } },
+        { "full", { NULL } },
+    };
+    char model[512];
+    const tiny_model m = { .hidden = 96, .layers = 1, .heads = 6, .kv_heads = 2, .head_dim = 16, .ffn = 160, .vocab = 300, .tied = true, .dtype = SY_F32, .seed = 3 };
+    in_folder(f, model, "wider");
+    tiny_model_write(f->ctx, &m, model);
+    tiny_batch b;
+    tiny_batch_make(&b, m.vocab, 2);
+    for (int i = 0; i < SYI_COUNT(cases); i++)
+        for (int bf16 = 0; bf16 < 2 - (i > 1); bf16++) {
+            syi_hash first = { 0, 0 };
+            for (int threads = 1; threads < 4; threads += 2) {
+                sy_run *run = tiny_run_open(f->ctx, &(tiny_run){ .model = model, .adapter = cases[i].adapter, .settings = cases[i].settings,
+                                                                 .dtype = bf16 ? SY_BF16 : SY_F32, .threads = threads });
+                sy_step_result r;
+                for (int k = 0; k < 2; k++) TEST_OK(f->ctx, sy_run_step_once(run, &b.batch, 1e-2, 1, &r));
+                syi_hasher *h;
+                TEST_OK(f->ctx, syi_hasher_new(f->ctx, &h));
+                for (int k = 0; k < run->n_params; k++) syi_hasher_add(h, run->params[k]->value.data, (size_t)sy_tensor_bytes(&run->params[k]->value));
+                const syi_hash all = syi_hasher_end(h);
+                if (threads == 1) first = all;
+                else if (all.lo != first.lo || all.hi != first.hi) fail_msg("case %d, bf16 %d: other bits with %d threads", i, bf16, threads);
+                sy_run_close(run);
+            }
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         folder_test(start_changes_nothing), folder_test(debug_start_changes), folder_test(worked_counts), folder_test(patterns),
         folder_test(wrong_settings), folder_test(gradients), folder_test(dropout_replays), folder_test(rslora_is_lora_of_another_alpha),
         folder_test(pissa_identities), folder_test(first_step), folder_test(loraplus_rates),
+        folder_test(threads_change_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

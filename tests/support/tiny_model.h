@@ -177,6 +177,7 @@ typedef struct {
     const char *model, *adapter, *const *settings, *optimizer, *const *optimizer_settings, *folder;
     sy_dtype dtype;
     bool evaluate, plan_only;
+    int threads; /* 0: 1, everything is tiny */
     uint64_t seed;
 } tiny_run;
 
@@ -192,7 +193,7 @@ static inline sy_status tiny_run_try(sy_context *ctx, const tiny_run *r, sy_run 
     sy_use use[2];
     sy_run_options o;
     *out = NULL;
-    sy_threads_set(ctx, 1); /* everything is tiny */
+    sy_threads_set(ctx, r->threads ? r->threads : 1);
     sy_run_options_init(&o);
     o.model = r->model;
     o.adapter = r->folder;
