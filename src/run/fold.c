@@ -14,7 +14,7 @@ typedef struct { char *model, *adapter, *out; int dtype; bool check; } fold_self
 static const sy_option rows[] = {
     { .name = "model", .type = SY_OPT_PATH, .offset = offsetof(fold_self, model), .flags = SY_OPT_REQUIRED, .alias = "base_model",
       .help = "Hugging Face folder or GGUF file that the adapter was trained on", .example = "models/tiny" },
-    { .name = "adapter", .type = SY_OPT_PATH, .offset = offsetof(fold_self, adapter), .flags = SY_OPT_REQUIRED, .help = "adapter folder", .example = "run/adapter" },
+    { .name = "adapter", .type = SY_OPT_PATH, .offset = offsetof(fold_self, adapter), .flags = SY_OPT_REQUIRED, .help = "adapter folder", .example = "models/tiny/devil-lora" },
     { .name = "out", .type = SY_OPT_PATH, .offset = offsetof(fold_self, out), .flags = SY_OPT_REQUIRED, .help = "folder that does not exist yet", .example = "folded" },
     { .name = "dtype", .type = SY_OPT_ENUM, .offset = offsetof(fold_self, dtype), .def = "auto", .choices = dtype_choices,
       .help = "type of the matrices; auto: as the model has them", .example = "bf16" },
