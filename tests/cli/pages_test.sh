@@ -24,7 +24,8 @@ complete() {
 }
 offers() { # WORD WORD...: the last argument must be among the offers for the rest
     checks=$((checks + 1))
-    complete "${@:1:$#-1}" | grep -qx -- "${!#}" || { complain "completion of \"${*:1:$#-1}\" does not offer ${!#}"; complete "${@:1:$#-1}" | head -n 5; }
+    local offered; offered=$(complete "${@:1:$#-1}")
+    grep -qx -- "${!#}" <<<"$offered" || { complain "completion of \"${*:1:$#-1}\" does not offer ${!#}"; head -n 5 <<<"$offered"; }
 }
 offers steelyard tra train
 offers steelyard train --mod --model

@@ -13,10 +13,15 @@ check "--quiet is quiet" [ -z "$err$out" ]
 run "${train[@]}" --steps 6 --out "$tmp/c" --json --quiet; expect 0
 for key in steps loss eval_loss tokens tokens_per_second peak_bytes seconds trained_parameters; do has out "\"$key\":"; done
 
-script -qec "stty cols 100; $bin ${train[*]} --steps 6 --out $tmp/d" "$tmp/typescript" >/dev/null 2>&1 </dev/null
-code=$? said="train on a terminal"; expect 0
-check "a live line with a bar" grep -qaE 'train [0-9]+/6 \[=* *>? *\].*loss' "$tmp/typescript"
-check "the line is drawn anew" grep -qa $'\r' "$tmp/typescript"
+# on a real terminal, where one can be had (cli.screen looks at the line without one)
+if script -qec true "$tmp/typescript" >/dev/null 2>&1 </dev/null; then
+    script -qec "stty cols 100; $bin ${train[*]} --steps 6 --out $tmp/d" "$tmp/typescript" >/dev/null 2>&1 </dev/null
+    code=$? said="train on a terminal"; expect 0
+    check "a live line with a bar" grep -qaE 'train [0-9]+/6 \[=* *>? *\].*loss' "$tmp/typescript"
+    check "the line is drawn anew" grep -qa $'\r' "$tmp/typescript"
+else
+    echo "no pseudo-terminals here (is /dev/pts mounted?): cli.screen alone looks at the live line"
+fi
 
 # a signal: what was done is saved, 130
 "$bin" "${train[@]}" --steps 100000 --out "$tmp/e" >"$tmp/.out" 2>"$tmp/.err" &
