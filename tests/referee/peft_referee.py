@@ -44,7 +44,7 @@ def need(condition, text):
 
 
 def tool(*a, threads=1):
-    r = subprocess.run([args.tool, *map(str, a)], capture_output=True, text=True, env={**os.environ, "PEFT_TOOL_THREADS": str(threads)})
+    r = subprocess.run([args.tool, *map(str, a)], capture_output=True, text=True, env={"OMP_WAIT_POLICY": "passive", **os.environ, "PEFT_TOOL_THREADS": str(threads)})
     if r.returncode != 0:
         raise Wrong(f"peft_tool {' '.join(map(str, a))}: exit {r.returncode}: {r.stderr.strip()}")
     return r.stdout
@@ -238,12 +238,13 @@ def groups(m, decay):
     return [{"params": [x for x in p if x.ndim > 1], "weight_decay": decay}, {"params": [x for x in p if x.ndim == 1], "weight_decay": 0.0}]
 
 
-def curve(m, optimizer, ids, steps):
+def curve(m, optimizer, ids, steps, autocast=False):
     losses = []
     m.train()
     for k in range(steps):
         optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(m, ids[k])
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):  # a context a step: it keeps its copies of weights
+            loss = loss_of(m, ids[k])
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -330,17 +331,21 @@ def real_lora():
 
 
 def real_full():
-    ids, f = real_ids(), os.path.join(tmp, "real.bin")
+    """bf16 is held against torch's autocast on f32 weights, which does what we do: bf16 copies of f32 masters. Both lag
+    behind f32 in the first steps, in which the masters move by less than a copy's last bit."""
+    ids, f, lr = real_ids(), os.path.join(tmp, "real.bin"), 1e-4
     ids.tofile(f)
     m = base_of(args.model)
-    theirs = curve(m, torch.optim.AdamW(m.parameters(), lr=2e-5, weight_decay=0.0), ids, 10)
+    theirs = curve(m, torch.optim.AdamW(m.parameters(), lr=lr, weight_decay=0.0), ids, 10)
+    m = base_of(args.model)
+    autocast = curve(m, torch.optim.AdamW(m.parameters(), lr=lr, weight_decay=0.0), ids, 10, autocast=True)
     del m
-    ours = {t: np.array(list(map(float, tool("train", args.model, "full", f, R_ROWS, R_SEQ, 10, 2e-5, t, "adamw", "-", threads=0).split()))) for t in ("F32", "BF16")}
+    ours = {t: np.array(list(map(float, tool("train", args.model, "full", f, R_ROWS, R_SEQ, 10, lr, t, "adamw", "-", threads=0).split()))) for t in ("F32", "BF16")}
     e = np.max(np.abs(ours["F32"] - theirs) / theirs)
     need(e < 1e-3, f"f32 losses differ by {e}: {ours['F32']} {theirs}")
-    b = abs(ours["BF16"][-1] - theirs[-1]) / theirs[-1]
-    need(b < 1e-2, f"bf16 loss at the end differs by {b}: {ours['BF16']} {theirs}")
-    return f"f32 {e:.1e} at the worst of 10 steps, bf16 {b:.1e} at the end, loss {theirs[0]:.4f} -> {theirs[-1]:.4f}"
+    b, c = (abs(ours["BF16"][-3:].mean() - x[-3:].mean()) / x[-3:].mean() for x in (theirs, autocast))
+    need(b < 1e-2 and c < 5e-3, f"bf16 loss at the end differs by {b} from f32, by {c} from autocast: {ours['BF16']} {theirs} {autocast}")
+    return f"f32 {e:.1e} at the worst of 10 steps, bf16 {b:.1e} from f32 and {c:.1e} from torch's autocast at the end, loss {theirs[0]:.4f} -> {theirs[-1]:.4f}"
 
 
 def main():
