@@ -19,6 +19,7 @@ typedef struct {
     bool live;         /* one line that is written anew    */
     bool shown;        /* such a line is on the screen     */
     bool echo_lines;   /* results appear on the same terminal */
+    bool no_lines_in_json; /* --json wants the report, not lines */
     double drawn;      /* when the last line was made      */
     int64_t last;      /* `done` of the last line          */
     char what[32];     /* of the last line                 */

@@ -33,6 +33,7 @@ static void catch_signals(void)
 static void print_text(void *self, const char *text, size_t len)
 {
     cli_screen *s = self;
+    if (s->no_lines_in_json && s->job && syi_job_common(s->job)->json) return; /* json: true in YAML */
     if (s->echo_lines) cli_screen_clear(s);
     fwrite(text, 1, len, stdout);
     if (s->echo_lines) fflush(stdout);
@@ -62,6 +63,7 @@ static int work(sy_context *ctx, cli_screen *screen, const char *name, int argc,
     bool lines = st == SY_OK && (verb->flags & SY_VERB_RAW_OUTPUT) && (!json || (verb->flags & SY_VERB_JSON_LINES));
     if (st == SY_OK) {
         screen->job = job;
+        screen->no_lines_in_json = !(verb->flags & SY_VERB_JSON_LINES);
         if (lines) sy_job_print_to(job, print_text, screen);
         st = sy_job_run(job);
         json = json || syi_job_common(job)->json; /* also from YAML */

@@ -63,6 +63,9 @@ run tokenize "$tmp/run.yaml" --text "And"; expect 0; check "flags win over YAML"
 run tokenize --config "$tmp/run.yaml"; check "--config reads the same" [ "$ids" = "$out" ]
 printf 'model: models/tiny\nmodle: models/tiny\n' >"$tmp/bad.yaml"
 run tokenize "$tmp/bad.yaml"; expect 2; one_message; has err "bad.yaml:2"; has err 'model'
+printf 'model: models/tiny\nprompt: And\nmax_new: 4\njson: true\n' >"$tmp/json.yaml"
+run generate "$tmp/json.yaml"; expect 0
+check "json: true in YAML gives the report alone" [ "$(wc -l <"$tmp/.out")" = 1 -a "${out:0:1}" = "{" ]
 printf 'model: [unclosed\n' >"$tmp/bad.yaml"
 run tokenize "$tmp/bad.yaml"; expect 2; one_message; has err "bad.yaml"
 
