@@ -305,7 +305,8 @@ static void verb_page(syi_text *t, syi_page page, const sy_verb *v, bool advance
 static void method_page(syi_text *t, syi_page page, const sy_method *m, bool advanced)
 {
     char line[1024];
-    title_part(t, page, m->name, m->title, 1);
+    snprintf(line, sizeof line, page == SYI_PAGE_MAN ? "steelyard-%s" : "%s", m->name);
+    title_part(t, page, line, m->title, 1);
     if (page == SYI_PAGE_MAN) syi_text_puts(t, ".SH DESCRIPTION\n");
     snprintf(line, sizeof line, "Kind: %s.%s%s%s", sy_kind_name(m->kind), m->peft_type ? " PEFT calls it " : "",
              m->peft_type ? m->peft_type : "", m->peft_type ? "." : "");
