@@ -12,12 +12,24 @@ from tokenizers import (Tokenizer, AddedToken, Regex, models, trainers, pre_toke
                         decoders)
 
 failures = 0
+scratch = tempfile.TemporaryDirectory()
 
 
 def report(name, ok, detail=""):
     global failures
     failures += not ok
     print(("ok   " if ok else "FAIL ") + name + (": " + detail if detail else ""), flush=True)
+
+
+def template_file(model):
+    """The chat template as a file: older folders keep it in tokenizer_config.json."""
+    path = os.path.join(model, "chat_template.jinja")
+    if os.path.exists(path):
+        return path
+    path = os.path.join(scratch.name, "chat_template.jinja")
+    with open(os.path.join(model, "tokenizer_config.json"), encoding="utf-8") as f, open(path, "w", encoding="utf-8") as out:
+        out.write(json.load(f)["chat_template"])
+    return path
 
 
 class Ours:
@@ -241,7 +253,7 @@ def chats(helper, model):
     import chat_templates as c
     ours = Chat(helper)
     templates = dict(c.TEMPLATES)
-    with open(os.path.join(model, "chat_template.jinja"), encoding="utf-8") as f:
+    with open(template_file(model), encoding="utf-8") as f:
         templates["the model's own"] = f.read()
     tokens = {"bos_token": "<s>", "eos_token": "</s>"}
 
@@ -276,7 +288,7 @@ def data_sets(helper, model, folder, count):
     whole and comparing offsets."""
     from transformers import AutoTokenizer
     t = AutoTokenizer.from_pretrained(model)
-    with open(os.path.join(model, "chat_template.jinja"), encoding="utf-8") as f:
+    with open(template_file(model), encoding="utf-8") as f:
         template = f.read()
     marked = ("{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
               "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n'}}"
@@ -288,7 +300,7 @@ def data_sets(helper, model, folder, count):
         path = os.path.join(folder, "data.jsonl")
         with open(path, "w", encoding="utf-8") as f:
             f.writelines(json.dumps(r, ensure_ascii=rng.random() < 0.5) + "\n" for r in records)
-        args = [helper, "dataset", os.path.join(model, "tokenizer.json"), path, "4096", os.path.join(model, "chat_template.jinja"), "<|im_end|>"]
+        args = [helper, "dataset", os.path.join(model, "tokenizer.json"), path, "4096", template_file(model), "<|im_end|>"]
         return [json.loads(line) for line in subprocess.run(args, stdout=subprocess.PIPE, check=True).stdout.splitlines()]
 
     def compare_rows(name, records, expected):
