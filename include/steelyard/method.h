@@ -63,6 +63,7 @@ typedef struct {
     double a;
     const char *group;   /* learning-rate group, NULL: "default" (see sy_run_group)   */
     int moment;          /* on resize: 0 reset, 1 linear, 2 squared                  */
+    const char *was;     /* name in older files, read too (".bone_block")            */
 } sy_slot;
 
 /* -- parameters ------------------------------------------------------------------------- */
@@ -148,6 +149,11 @@ typedef struct { const sy_site *site; int depth; } sy_next;
 /* Base (and inner wraps) applied to x[..., in] -> [..., out], without bias. At an EMBED
  * site (in = vocabulary, out = hidden) x is the token ids, I32 [tokens]. */
 sy_node *sy_base(sy_graph *g, sy_next next, sy_node *x);
+/* x W'^T, W' being what the chain up to and with `top` makes of the weight (its `weight` hooks):
+ * by tiles of rows that are made, multiplied and dropped, in backward made again together with
+ * the same rows of the weight's gradient dY^T x. No out x in buffer unless the matrix is small
+ * (a tile is about 2^20 numbers). */
+sy_node *sy_tiled(sy_graph *g, sy_next top, sy_node *x);
 /* For models: the whole site on x, with bias. */
 sy_node *sy_site_apply(sy_graph *g, sy_site *site, sy_node *x);
 /* For models: n <= 4 sites that share their input, outputs in `out`. */
@@ -199,17 +205,30 @@ struct sy_method {
     const sy_paper *papers;    /* ended by title NULL                                  */
     const char *about;         /* a few sentences: what it does, when to use it, cost  */
     const char *peft_type;     /* "LORA"; NULL: PEFT does not know it                   */
+    const char *peft_defaults; /* JSON: what PEFT's config has beyond the option rows, with its
+                                  defaults (so that it opens there without a warning)     */
+    const char *peft_lacks;    /* keys of the common rows that PEFT's config does not have,
+                                  separated by blanks                                     */
+    const char *also;          /* other names of it, separated by blanks: of the method, and
+                                  peft_types that are read as this one ("bone BONE")       */
     unsigned caps;
     const sy_option *options;  /* into the context                                     */
     const sy_slot *slots;
     size_t size, at_size;      /* of the context; of sy_wrap.own                        */
+    const sy_op *const *ops;   /* op rows of its own, NULL-terminated, or NULL: the gradient
+                                  test runs them like the engine's                       */
 
     sy_status (*init)(void *self, sy_run *run);
     sy_status (*attach)(void *self, sy_run *run, sy_wrap *at);   /* after fill: SVD     */
     sy_status (*on)(void *self, sy_run *run, sy_when when);
     void (*free)(void *self);
-    /* adapter: the site's output without bias */
+    /* adapter: the site's output without bias. NULL with a `weight` hook: sy_tiled     */
     sy_node *(*forward)(void *self, sy_graph *g, const sy_wrap *at, sy_next next, sy_node *x);
+    /* adapter: rows [first, first + n) of the effective weight, from those rows of the weight
+     * below, `w` [n, in] of the graph's type. Built again in backward, tile by tile.   */
+    sy_node *(*weight)(void *self, sy_graph *g, const sy_wrap *at, sy_node *w, int64_t first);
+    /* rows of a tile come in multiples of this; NULL: of 1                             */
+    int64_t (*tile)(void *self, const sy_wrap *at);
     /* adapter -> plain LoRA of the same function on the ORIGINAL weight: *scale, and
      * A [r,in], B [out,r] allocated with syi_alloc (the caller frees). NULL: has none. */
     sy_status (*to_lora)(void *self, const sy_wrap *at, sy_tensor *a, sy_tensor *b, double *scale);

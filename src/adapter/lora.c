@@ -443,7 +443,14 @@ const sy_method sy_method_lora = {
     .about = "The default cheap fine-tune: two thin matrices a layer, r(in+out) trained numbers, mergeable. use-rslora keeps large ranks "
              "useful, use-dora trains each row's length apart (closer to full fine-tuning, about a third slower), init pissa starts at "
              "the weight's own top directions (faster first steps), loraplus-lr-ratio lets B learn faster.",
-    .peft_type = "LORA", .caps = SY_CAP_LINEAR_IN_X | SY_CAP_EDITS_BASE,
+    .peft_type = "LORA",
+    .peft_defaults = "{\"alora_invocation_tokens\":null,\"alpha_pattern\":{},\"arrow_config\":null,\"corda_config\":null,\"ensure_weight_tying\":false,"
+                     "\"eva_config\":null,\"exclude_modules\":null,\"fan_in_fan_out\":false,\"kasa_config\":null,\"layer_replication\":null,"
+                     "\"layers_pattern\":null,\"layers_to_transform\":null,\"loftq_config\":{},\"lora_bias\":false,\"lora_ga_config\":null,"
+                     "\"megatron_config\":null,\"megatron_core\":\"megatron.core\",\"modules_to_save\":null,\"monteclora_config\":null,"
+                     "\"qalora_group_size\":16,\"rank_pattern\":{},\"target_parameters\":null,\"trainable_token_indices\":null,\"use_bdlora\":null,"
+                     "\"use_dora\":false,\"use_qalora\":false,\"use_rslora\":false,\"velora_config\":null}",
+    .caps = SY_CAP_LINEAR_IN_X | SY_CAP_EDITS_BASE,
     .options = options, .slots = slots, .size = sizeof(lora), .at_size = sizeof(own),
     .init = init, .attach = attach, .free = release, .forward = forward,
     .to_lora = to_lora, .save_slot = save_slot, .config_out = config_out,

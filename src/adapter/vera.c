@@ -198,7 +198,9 @@ const sy_method sy_method_vera = {
     .papers = papers,
     .about = "The few-parameter reference: r + out trained numbers a layer, tens of times fewer than LoRA, at the price of a larger rank "
              "(256 and up) and its products. Learns slower than LoRA; wants a learning rate about ten times larger.",
-    .peft_type = "VERA", .caps = SY_CAP_LINEAR_IN_X,
+    .peft_type = "VERA", .peft_lacks = "exclude_modules",
+    .peft_defaults = "{\"fan_in_fan_out\":false,\"init_weights\":true,\"layers_pattern\":null,\"layers_to_transform\":null,\"modules_to_save\":null}",
+    .caps = SY_CAP_LINEAR_IN_X,
     .options = options, .slots = slots, .size = sizeof(vera),
     .init = init, .attach = attach, .free = release, .forward = forward, .to_lora = to_lora,
 };

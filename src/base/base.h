@@ -89,6 +89,8 @@ char *syi_text_take(syi_text *t); /* caller syi_free()s; NULL if failed */
 
 bool syi_starts(const char *s, const char *prefix);
 bool syi_ends(const char *s, const char *suffix);
+/* Is `word` one of the words of `list`, which blanks separate? */
+bool syi_has_word(const char *list, const char *word);
 /* The name of `names` nearest to `word` (edit distance <= 1 + len/3), or NULL. */
 const char *syi_nearest(const char *word, const char *const *names, int n);
 /* "1.5 GiB"; writes at most 32 bytes, returns buf. */

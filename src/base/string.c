@@ -15,6 +15,17 @@ bool syi_ends(const char *s, const char *suffix)
     return n >= m && memcmp(s + n - m, suffix, m) == 0;
 }
 
+bool syi_has_word(const char *list, const char *word)
+{
+    const size_t n = strlen(word);
+    for (const char *p = list + strspn(list, " "); *p; p += strspn(p, " ")) {
+        const size_t k = strcspn(p, " ");
+        if (k == n && memcmp(p, word, n) == 0) return true;
+        p += k;
+    }
+    return false;
+}
+
 enum { WORD_MAX = 63 };
 
 /* Letter case and '-' against '_' are no mistakes. */

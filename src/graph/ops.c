@@ -8,7 +8,8 @@
     X(add) X(sub) X(mul) X(div) X(scale) X(scale_cols) X(add_bias) X(dropout) X(cast)       \
     X(reshape) X(sqrt) X(square) X(sum) X(sum_rows) X(sum_cols) X(dot)                      \
     X(rmsnorm) X(swiglu) X(rope) X(attention) X(embed) X(head_loss) \
-    X(rows) X(cross_entropy) X(dora_factor) X(columns)
+    X(rows) X(cross_entropy) X(dora_factor) X(columns)                                      \
+    X(shard_sum) X(repeat_add) X(product_add) X(beside) X(decoded)
 
 #define X(name) extern const sy_op syi_row_##name;
 ROWS(X)

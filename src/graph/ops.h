@@ -24,6 +24,20 @@ sy_node *syi_op_lowrank_add(sy_graph *g, sy_node *base, sy_node *x, sy_node *a, 
 /* W in GGUF blocks, F16 or another type than the graph's; decoded by tile. */
 sy_node *syi_op_coded(sy_graph *g, sy_node *x, const sy_tensor *w, bool transposed);
 
+/* -- op_shards.c -------------------------------------------------------------------- */
+/* out[t, j] = sum over shards k of x[t, k r + j]: rows cut into shards of r numbers, the last
+ * one may be shorter. */
+sy_node *syi_op_shard_sum(sy_graph *g, sy_node *x, int64_t r);
+/* base[t, c] + z[t, c mod columns of z], in place on base. */
+sy_node *syi_op_repeat_add(sy_graph *g, sy_node *base, sy_node *z);
+/* base + s * h d, d[k, out] (t: d[out, k]), in place on base. */
+sy_node *syi_op_product_add(sy_graph *g, sy_node *base, sy_node *h, sy_node *d, bool t, double s);
+/* n matrices with as many rows each, side by side. */
+sy_node *syi_op_beside(sy_graph *g, sy_node *const *in, int n);
+/* Rows [first, first + n) of a frozen weight, decoded into the graph's type. */
+struct sy_weight;
+sy_node *syi_op_decoded(sy_graph *g, const struct sy_weight *w, int64_t first, int64_t n);
+
 /* -- op_elementwise.c ------------------------------------------------------------------ */
 sy_node *syi_op_add(sy_graph *g, sy_node *x, sy_node *y);   /* in place on x when it may  */
 sy_node *syi_op_sub(sy_graph *g, sy_node *x, sy_node *y);

@@ -8,23 +8,8 @@
 #include <ctype.h>
 #include <math.h>
 
-/* Keys that PEFT's config classes have beyond our option rows, with its defaults, so that
- * what we write opens there without a warning. */
-static const struct { const char *peft_type, *json; } defaults[] = {
-    { "LORA", "{\"alora_invocation_tokens\":null,\"alpha_pattern\":{},\"arrow_config\":null,\"corda_config\":null,\"ensure_weight_tying\":false,"
-              "\"eva_config\":null,\"exclude_modules\":null,\"fan_in_fan_out\":false,\"kasa_config\":null,\"layer_replication\":null,"
-              "\"layers_pattern\":null,\"layers_to_transform\":null,\"loftq_config\":{},\"lora_bias\":false,\"lora_ga_config\":null,"
-              "\"megatron_config\":null,\"megatron_core\":\"megatron.core\",\"modules_to_save\":null,\"monteclora_config\":null,"
-              "\"qalora_group_size\":16,\"rank_pattern\":{},\"target_parameters\":null,\"trainable_token_indices\":null,\"use_bdlora\":null,"
-              "\"use_dora\":false,\"use_qalora\":false,\"use_rslora\":false,\"velora_config\":null}" },
-    { "VERA", "{\"fan_in_fan_out\":false,\"init_weights\":true,\"layers_pattern\":null,\"layers_to_transform\":null,\"modules_to_save\":null}" },
-};
-
-/* PEFT's VeraConfig has no such field. */
-static bool unknown_to_peft(const char *peft_type, const char *key)
-{
-    return strcmp(key, "exclude_modules") == 0 && strcmp(peft_type, "VERA") == 0;
-}
+/* Is `key` one that PEFT's config of this method does not have? */
+static bool unknown_to_peft(const sy_method *m, const char *key) { return m->peft_lacks && syi_has_word(m->peft_lacks, key); }
 
 static const char *last_part(const char *path)
 {
@@ -91,12 +76,11 @@ static sy_status config_of(sy_run *run, syi_active *a, json_t **out)
     const char *type = m->peft_type ? m->peft_type : m->name;
     json_t *j = json_object();
     if (!j) return syi_nomem(run->ctx, 0);
-    for (int i = 0; i < SYI_COUNT(defaults); i++)
-        if (strcmp(defaults[i].peft_type, type) == 0) {
-            json_t *d = json_loads(defaults[i].json, 0, NULL);
-            json_object_update(j, d);
-            json_decref(d);
-        }
+    if (m->peft_defaults) {
+        json_t *d = json_loads(m->peft_defaults, 0, NULL);
+        json_object_update(j, d);
+        json_decref(d);
+    }
     json_object_set_new(j, "auto_mapping", json_null());
     json_object_set_new(j, "base_model_name_or_path", run->options.model ? json_string(run->options.model) : json_null());
     json_object_set_new(j, "inference_mode", json_true());
@@ -105,10 +89,10 @@ static sy_status config_of(sy_run *run, syi_active *a, json_t **out)
     json_object_set_new(j, "revision", json_null());
     json_object_set_new(j, "task_type", json_string("CAUSAL_LM"));
     for (const sy_option *row = m->options; row && row->name; row++)
-        if (row->peft && !unknown_to_peft(type, row->peft)) json_object_set_new(j, row->peft, config_value(row, a->self, type));
+        if (row->peft && !unknown_to_peft(m, row->peft)) json_object_set_new(j, row->peft, config_value(row, a->self, type));
     /* The choice is spelt out as the modules that were in fact adapted. */
     json_object_set_new(j, "target_modules", target_modules(run, a));
-    if (!unknown_to_peft(type, "exclude_modules")) json_object_set_new(j, "exclude_modules", json_null());
+    if (!unknown_to_peft(m, "exclude_modules")) json_object_set_new(j, "exclude_modules", json_null());
     json_object_set_new(j, "layers_to_transform", json_null());
     sy_status st = m->config_out ? m->config_out(a->self, run, j) : SY_OK;
     if (st != SY_OK) {

@@ -55,7 +55,11 @@ static const sy_method *method_of(const char *type)
 {
     const sy_method *found = NULL;
     for (const sy_method *const *m = sy_methods(); *m; m++) {
-        if ((*m)->kind != SY_ADAPTER || strcmp((*m)->peft_type ? (*m)->peft_type : (*m)->name, type) != 0) continue;
+        if ((*m)->kind != SY_ADAPTER) continue;
+        if (strcmp((*m)->peft_type ? (*m)->peft_type : (*m)->name, type) != 0) {
+            if ((*m)->also && syi_has_word((*m)->also, type)) found = *m;
+            continue;
+        }
         size_t i = 0; /* "LORA" is method "lora" before it is one that extends it */
         while (type[i] && tolower((unsigned char)type[i]) == (*m)->name[i]) i++;
         if (!type[i] && !(*m)->name[i]) return *m;
@@ -173,7 +177,9 @@ static sy_status want(sy_run *run, wants *w, sy_param *p)
     const char *name = syi_adapter_tensor_name(run, p), *other = NULL;
     /* Old versions of PEFT kept a trained bias of an adapted layer under its plain name. */
     if (!p->owner) other = syi_arena_format(run->arena, "base_model.model.%s", p->name);
-    if (!name || (!p->owner && !other)) return SY_E_MEMORY;
+    const bool renamed = p->site && p->slot && p->slot->was;
+    if (renamed) other = syi_arena_format(run->arena, "base_model.model.%s%s", p->site->name, p->slot->was);
+    if (!name || ((!p->owner || renamed) && !other)) return SY_E_MEMORY;
     w->at[w->n++] = (wanted){ name, other, p, false };
     return SY_OK;
 }

@@ -104,6 +104,8 @@ sy_status syi_use_find(sy_context *ctx, const char *name, int kind, const char *
         if (!strcmp((*m)->name, name)) { *out = *m; return SY_OK; }
         names[n++] = (*m)->name;
     }
+    for (const sy_method *const *m = sy_methods(); *m; m++)
+        if (fits(*m, kind) && (*m)->also && syi_has_word((*m)->also, name)) { *out = *m; return SY_OK; }
     const char *near = syi_nearest(name, names, n), *what = kind < 0 ? "method" : sy_kind_name((sy_kind)kind);
     if (near) return syi_fail(ctx, SY_E_USAGE, "%s: there is no %s called \"%s\"; did you mean \"%s\"?", where, what, name, near);
     syi_text list;

@@ -18,6 +18,8 @@ const sy_method *sy_method_find(const char *name, int kind)
 {
     for (int i = 0; syi_methods[i]; i++)
         if ((kind < 0 || (int)syi_methods[i]->kind == kind) && strcmp(syi_methods[i]->name, name) == 0) return syi_methods[i];
+    for (int i = 0; syi_methods[i]; i++)
+        if ((kind < 0 || (int)syi_methods[i]->kind == kind) && syi_methods[i]->also && syi_has_word(syi_methods[i]->also, name)) return syi_methods[i];
     return NULL;
 }
 

@@ -54,6 +54,12 @@ sy_status syi_add_scaled(syi_engine *e, sy_dtype dt, const void *x, double a, co
 typedef enum { SYI_MUL, SYI_DIV, SYI_MULDIV, SYI_SQRT } syi_combination;
 sy_status syi_combine(syi_engine *e, sy_dtype dt, syi_combination op, double a, const void *x, const void *y, const void *w, bool add, void *out, int64_t n);
 sy_status syi_mul(syi_engine *e, sy_dtype dt, const void *x, const void *y, bool add, void *z, int64_t n);
+/* out[t, j] = (add ? out : 0) + sum over k of x[t, k r + j] for x[rows, cols] cut into shards of r. */
+sy_status syi_shard_sum(syi_engine *e, sy_dtype dt, const void *x, int64_t rows, int64_t cols, int64_t r, bool add, sy_dtype ot, void *out);
+/* y[t, c] += z[t, c mod q] for z[rows, q], y[rows, cols]. */
+sy_status syi_repeat_add(syi_engine *e, sy_dtype dt, const void *z, int64_t rows, int64_t q, int64_t cols, sy_dtype yt, void *y);
+/* y[t, c] = (add ? y : 0) + x[t, c]; strides in numbers. */
+sy_status syi_copy_rows(syi_engine *e, sy_dtype dt, const void *x, int64_t ldx, bool add, sy_dtype yt, void *y, int64_t ldy, int64_t rows, int64_t cols);
 /* y[r,c] = x[r,c] * s[c]; gradients: dx = dy*s, ds[c] += sum_r dy*x */
 sy_status syi_scale_cols(syi_engine *e, sy_dtype dt, const void *x, const void *s, sy_dtype st, bool add, void *y, int64_t rows, int64_t cols);
 sy_status syi_scale_cols_grad(syi_engine *e, sy_dtype dt, const void *dy, const void *x, void *ds, int64_t rows, int64_t cols);

@@ -7,6 +7,7 @@
 #include "support/test.h"
 
 #include "graph/op_row.h"
+#include "steelyard/method.h"
 
 #include <math.h>
 
@@ -268,12 +269,23 @@ static void one_case(fixture *f, const sy_op *op, const sy_op_case *c)
     for (int i = 0; i < c->n_in; i++) free(x[i]);
 }
 
+/* Row n of the engine's and the methods' own; NULL: no more. */
+static const sy_op *op_at(int n)
+{
+    for (int i = 0; syi_ops[i]; i++)
+        if (n-- == 0) return syi_ops[i];
+    for (const sy_method *const *m = sy_methods(); *m; m++)
+        for (int i = 0; (*m)->ops && (*m)->ops[i]; i++)
+            if (n-- == 0) return (*m)->ops[i];
+    return NULL;
+}
+
 static void rows(void **state)
 {
     fixture *f = *state;
     int n = 0, cases = 0;
-    for (; syi_ops[n] != NULL; n++) {
-        const sy_op *op = syi_ops[n];
+    for (; op_at(n) != NULL; n++) {
+        const sy_op *op = op_at(n);
         if ((op->backward == NULL) != (op->no_grad != NULL))
             fail_msg("op %s: a row has either a backward or the reason why it has none", op->name);
         if (op->test == NULL) fail_msg("op %s: no test cases", op->name);
@@ -281,7 +293,7 @@ static void rows(void **state)
         int i = 0;
         for (; op->test(i, &c); i++, cases++) one_case(f, op, &c);
         assert_true(i > 0);
-        for (int j = 0; j < n; j++) assert_string_not_equal(syi_ops[j]->name, op->name);
+        for (int j = 0; j < n; j++) assert_string_not_equal(op_at(j)->name, op->name);
     }
     assert_true(n >= 20);
     print_message("%d op rows, %d cases\n", n, cases);

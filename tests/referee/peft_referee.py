@@ -17,9 +17,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, VeraConfig, get_peft_model
+from peft import LoraConfig, MissConfig, PeftModel, VeraConfig, get_peft_model
 from peft.optimizers import create_loraplus_optimizer
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 transformers.utils.logging.disable_progress_bar()
 warnings.filterwarnings("ignore")  # what matters of them is looked at below
@@ -133,6 +133,10 @@ OURS = {  # name: (tied, bias, settings)
     "head": (False, False, ["lora", "rank=3", "target-modules=lm_head,v_proj"]),
     "layers": (False, False, ["lora", "rank=3", "layers-to-transform=1"]),
     "regex": (False, False, ["lora", "rank=3", "target-modules=.*self_attn\\.(q|o)_proj"]),
+    "miss": (False, False, ["miss", "rank=7"]),
+    "miss-bias": (True, True, ["miss", "rank=6", "target-modules=q_proj,down_proj", "bias=lora_only"]),
+    "miss-mini": (False, False, ["miss", "mode=mini", "rank=6", "mini-r=8"]),
+    "bat": (False, True, ["miss", "mode=bat", "rank=8"]),
 }
 
 
@@ -173,6 +177,10 @@ THEIRS = {
     "exclude": (False, False, LoraConfig(r=3, target_modules=["q_proj", "v_proj"], exclude_modules=["layers.0.self_attn.q_proj"])),
     "vera": (False, True, VeraConfig(r=16, target_modules=["q_proj", "down_proj"])),
     "vera-bias": (False, True, VeraConfig(r=16, target_modules=["q_proj", "down_proj"], bias="vera_only", d_initial=0.3)),
+    "miss": (False, False, MissConfig(r=7, target_modules="all-linear")),
+    "miss-random": (True, False, MissConfig(r=6, init_weights=False, miss_dropout=0.1, target_modules=["q_proj", "down_proj"])),
+    "miss-mini": (False, True, MissConfig(r=6, mini_r=4, init_weights="mini", target_modules="all-linear")),
+    "bat": (False, False, MissConfig(r=4, init_weights="bat", target_modules="all-linear")),
     "vera-without-projection": (False, False, VeraConfig(r=16, target_modules="all-linear", save_projection=False, projection_prng_key=9)),
 }
 
@@ -184,6 +192,22 @@ def shaken(m, sigma=0.1):
             if p.requires_grad:
                 p.add_(sigma * torch.randn_like(p))
     return m
+
+
+def old_bone():
+    """MISS as PEFT writes it, renamed as the older BONE was: read as the same adapter."""
+    model, d = tiny(False, False), folder("old-bone")
+    m = shaken(get_peft_model(base_of(model), MissConfig(r=4, init_weights="bat", target_modules="all-linear")))
+    m.save_pretrained(d)
+    config = json.load(open(os.path.join(d, "adapter_config.json")))
+    config["peft_type"] = "BONE"
+    del config["miss_dropout"], config["mini_r"]
+    json.dump(config, open(os.path.join(d, "adapter_config.json"), "w"))
+    f = os.path.join(d, "adapter_model.safetensors")
+    save_file({k.replace("miss_", "bone_"): v for k, v in load_file(f).items()}, f)
+    e = relative(ours_logits(model, d), theirs_logits(m))
+    need(e < 1e-4, f"logits differ by {e}")
+    return f"{e:.1e}"
 
 
 def theirs_here(name):
@@ -260,6 +284,9 @@ TRAINED = {  # name: (tied, bias, settings of ours, optimizer of ours, lr, decay
     "modules-to-save": (True, False, ["lora", "rank=4", "modules-to-save=embed_tokens,norm"], "adamw", 1e-3, 0),
     "embedding": (True, False, ["lora", "rank=4", "target-modules=embed_tokens,q_proj"], "adamw", 3e-3, 0),
     "vera": (False, False, ["vera", "rank=16"], "adamw", 1e-2, 0),
+    "miss": (False, False, ["miss", "rank=7"], "adamw", 3e-3, 0),
+    "miss-mini": (False, False, ["miss", "mode=mini", "rank=6", "mini-r=8"], "adamw", 3e-3, 0),
+    "bat": (False, True, ["miss", "mode=bat", "rank=8"], "adamw", 1e-3, 0),
 }
 
 
@@ -353,6 +380,7 @@ def main():
         check("ours in PEFT: " + name, ours_in_peft, name)
     for name in THEIRS:
         check("PEFT's here: " + name, theirs_here, name)
+    check("PEFT's here: old BONE", old_bone)
     check("refused: olora", refused_here, "olora", (LoraConfig(r=2, init_lora_weights="olora", target_modules=["q_proj"]), "olora"))
     check("refused: trainable tokens", refused_here, "tokens", (LoraConfig(r=2, trainable_token_indices=[1, 2], target_modules=["q_proj"]), "trainable_token_indices"))
     for name in THEIRS:
