@@ -12,6 +12,7 @@
 #ifndef STEELYARD_METHOD_H
 #define STEELYARD_METHOD_H
 
+#include "compress.h"
 #include "graph.h"
 #include "model.h"
 #include "options.h"
@@ -22,8 +23,6 @@ extern "C" {
 #endif
 
 typedef struct sy_run sy_run;
-typedef struct sy_site sy_site;
-typedef struct sy_weight sy_weight;
 typedef struct sy_method sy_method;
 
 /* -- slot rows: tensors that a method owns ------------------------------------------ */
@@ -104,6 +103,13 @@ typedef struct sy_storage {
      * SY_E_UNSUPPORTED. */
     sy_status (*scale)(sy_context *ctx, sy_weight *w, int axis, const float *s);
     double (*bits)(const sy_weight *w); /* stored bits a weight */
+    /* What a file holds of it: tensors called MODULE + suffix, slot by slot (ended by
+     * NULL; the first is never absent). NULL: no storage of its own in files.          */
+    const char *const *suffixes;
+    /* After the slots are there (from a file or a solver): checks them against out and in
+     * (SY_E_INPUT) and makes what products want beside them, in `fast`.                */
+    sy_status (*prepare)(sy_context *ctx, sy_weight *w);
+    void (*release)(sy_context *ctx, sy_weight *w); /* frees `fast` */
 } sy_storage;
 
 struct sy_weight {
@@ -112,6 +118,7 @@ struct sy_weight {
     sy_tensor slot[SY_MAX_WEIGHT_SLOTS];
     sy_param *param;       /* dense and trained: slot[0] is its compute copy          */
     const char *name;
+    void *fast;            /* the storage's own, made by prepare                      */
 };
 
 /* -- sites: places that a model states and methods wrap --------------------------------------------- */
@@ -129,7 +136,13 @@ struct sy_site {
     sy_param *bias;         /* added after the chain, or NULL                        */
     int n_wraps;
     struct sy_wrap *wraps;  /* outermost last                                        */
+    /* NULL, or called with every input x of the site (not while planning or replaying):
+     * calibration and activation statistics. A result other than SY_OK ends the graph;
+     * SY_SEEN_ENOUGH is for observers that want the forward to end here.               */
+    sy_status (*see)(void *self, const sy_site *site, const sy_tensor *x);
+    void *see_self;
 };
+enum { SY_SEEN_ENOUGH = 1 };
 
 /* One method's view of one site. */
 typedef struct sy_wrap {
@@ -192,7 +205,9 @@ enum {
     SY_CAP_LINEAR_IN_X = 1,  /* the wrapped site is a linear map of x: it can be folded by
                                 sending unit vectors through it                       */
     SY_CAP_EDITS_BASE = 2,   /* attach changes the base weight (PiSSA)                */
-    SY_CAP_TRAINS_MODEL = 4  /* the model's own parameters are trained (full)         */
+    SY_CAP_TRAINS_MODEL = 4, /* the model's own parameters are trained (full)         */
+    SY_CAP_SEES_ORIGINAL = 8 /* compressor: inputs come from the original model, not from
+                                the one whose earlier layers are compressed            */
 };
 
 typedef struct { const char *title, *authors, *venue, *id; int year; const char *equations; } sy_paper;
@@ -245,6 +260,19 @@ struct sy_method {
     sy_status (*loss)(void *self, sy_run *run, sy_graph *g, const sy_batch *batch, sy_node **total);
     /* trainer: owner of the loop                                                      */
     sy_status (*train)(void *self, sy_run *run);
+    /* compressor (compress.h): statistics (SY_STAT_*) of the site's inputs that solve
+     * wants, 0 none                                                                   */
+    unsigned (*needs)(void *self, sy_run *run, const sy_site *site);
+    /* compressor: ways to compress the layer (at most max) that differ in cost and error;
+     * a pass over the original model before the one that solves. NULL: one way only     */
+    sy_status (*profile)(void *self, sy_run *run, sy_layer *layer, sy_choice *out, int max, int *n);
+    /* compressor: which way for each layer; pick[item] is an index into `all`. NULL:
+     * sy_knapsack is not asked, the first way is taken                                  */
+    sy_status (*allocate)(void *self, sy_run *run, const sy_choice *all, int n, int items, int *pick);
+    /* compressor: layer->take                                                         */
+    sy_status (*solve)(void *self, sy_run *run, sy_layer *layer);
+    /* compressor: work on a whole block instead of the ordinary schedule of stages       */
+    sy_status (*block)(void *self, sy_run *run, sy_calibration *c, int block);
 };
 enum { SY_METHOD_ABI = 1 };
 

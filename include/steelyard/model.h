@@ -79,6 +79,11 @@ typedef struct sy_arch {
     /* The forward graph of a batch up to the last norm: hidden [tokens, hidden].
      * Logits and loss are made by the engine from it and the head. */
     sy_node *(*build)(sy_graph *g, sy_model *m, const sy_batch *batch);
+    /* The same forward in pieces between which nothing passes but x [tokens, hidden]: block
+     * -1 makes x from the batch, the blocks have `parts` pieces each, and the piece after
+     * the last block is the last norm. NULL: cannot be cut (no block-wise calibration).  */
+    sy_node *(*piece)(sy_graph *g, sy_model *m, const sy_batch *batch, int block, int part, sy_node *x);
+    int parts;
 } sy_arch;
 
 #ifdef __cplusplus

@@ -9,6 +9,7 @@
 
 #include "graph/graph.h"
 #include "tensor/kernels.h"
+#include "tensor/packed.h"
 
 /* Every row of the library, NULL-terminated: tests and `steelyard` list them. */
 extern const sy_op *const syi_ops[];
@@ -23,6 +24,9 @@ sy_node *syi_op_matmul(sy_graph *g, sy_node *a, bool ta, sy_node *b, bool tb, do
 sy_node *syi_op_lowrank_add(sy_graph *g, sy_node *base, sy_node *x, sy_node *a, sy_node *b, double s, double dropout, uint64_t key);
 /* W in GGUF blocks, F16 or another type than the graph's; decoded by tile. */
 sy_node *syi_op_coded(sy_graph *g, sy_node *x, const sy_tensor *w, bool transposed);
+/* -- op_stored.c: W in a storage of its own; `w` is copied, what it points to lives as long as
+ * the graph. */
+sy_node *syi_op_stored(sy_graph *g, sy_node *x, const syi_stored *w, bool transposed);
 
 /* -- op_shards.c -------------------------------------------------------------------- */
 /* out[t, j] = sum over shards k of x[t, k r + j]: rows cut into shards of r numbers, the last

@@ -60,17 +60,26 @@ static sy_node *block(sy_graph *g, const void *self, sy_node *const *in, int n)
     return sy_block(g, feed_forward, self, 0, &x, 1, SY_BLOCK_SCOPE);
 }
 
-sy_node *syi_decoder_build(sy_graph *g, sy_model *m, const sy_batch *batch)
+sy_node *syi_decoder_piece(sy_graph *g, sy_model *m, const sy_batch *batch, int b, int part, sy_node *x)
 {
     const syi_decoder_config *c = m->config;
-    sy_tensor ids = {.dtype = SY_I32, .rank = 1, .dim = {batch->tokens}, .data = (void *)(uintptr_t)batch->ids};
-    sy_node *x = sy_site_apply(g, syi_model_role(m, -1, SY_ROLE_EMBED), sy_const(g, &ids));
+    if (b < 0) {
+        sy_tensor ids = {.dtype = SY_I32, .rank = 1, .dim = {batch->tokens}, .data = (void *)(uintptr_t)batch->ids};
+        return sy_site_apply(g, syi_model_role(m, -1, SY_ROLE_EMBED), sy_const(g, &ids));
+    }
+    if (b >= m->blocks) return syi_model_norm(g, m, "model.norm.weight", -1, x, c->norm_eps);
+    layer l = {m, batch, b};
+    return sy_block(g, part == 0 ? attention : feed_forward, &l, sizeof l, &x, 1, SY_BLOCK_SCOPE);
+}
+
+sy_node *syi_decoder_build(sy_graph *g, sy_model *m, const sy_batch *batch)
+{
+    sy_node *x = syi_decoder_piece(g, m, batch, -1, 0, NULL);
     for (int b = 0; b < m->blocks; b++) {
         layer l = {m, batch, b};
         sy_node *y = sy_block(g, block, &l, sizeof l, &x, 1, SY_BLOCK_MAY_RECOMPUTE);
         sy_done(g, x);
         x = y;
     }
-    sy_node *y = syi_model_norm(g, m, "model.norm.weight", -1, x, c->norm_eps);
-    return y;
+    return syi_decoder_piece(g, m, batch, m->blocks, 0, x);
 }

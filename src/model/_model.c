@@ -5,8 +5,9 @@
 #include "model/model.h"
 
 #include "base/options.h"
+#include "storage/weight.h"
 
-extern const sy_storage sy_storage_dense, sy_storage_coded;
+extern const sy_storage sy_storage_coded;
 
 sy_status syi_model_pages(sy_model *m, int64_t bytes, void **out)
 {
@@ -214,12 +215,47 @@ static sy_site *site_new(sy_model *m, const char *name, size_t len, sy_site_kind
     return s;
 }
 
+static sy_status copy_bytes(void *self, int64_t bytes, void **out) { return syi_model_pages(self, bytes, out); }
+
+/* A linear that the file holds in a storage of its own instead of as MODULE.weight. */
+static sy_status load_stored(sy_model *m, const sy_arch_tensor *row, const char *name, int block, int64_t *used, bool *found)
+{
+    const size_t len = strlen(name) - (syi_ends(name, ".weight") ? 7 : 0);
+    char module[512];
+    *found = false;
+    if (!(row->flags & SY_TENSOR_LINEAR) || len >= sizeof module) return SY_OK;
+    memcpy(module, name, len);
+    module[len] = 0;
+    const sy_storage *type = syi_storage_find(m->source->tensors, module);
+    if (!type) return SY_OK;
+    *found = true;
+    int rank;
+    int64_t dim[SY_MAX_RANK] = {0}, tensors;
+    SYI_TRY(syi_arch_shape(m->ctx, m->arch, m->config, row->shape, &rank, dim));
+    sy_site *s = site_new(m, module, len, SY_SITE_LINEAR, row->role, block);
+    if (!s) return SY_E_MEMORY;
+    SYI_TRY(syi_weight_load(m->ctx, m->source->tensors, module, type, dim[0], dim[1], copy_bytes, m, s->weight, &tensors));
+    s->weight->name = s->name;
+    s->out = dim[0];
+    s->in = dim[1];
+    *used += tensors;
+    m->n_scalars += dim[0] * dim[1];
+    m->bytes += syi_weight_bytes(s->weight);
+    if (!m->plan_only) SYI_TRY(type->prepare(m->ctx, s->weight));
+    for (int i = 0; i < SY_MAX_WEIGHT_SLOTS; i++) /* laid out anew: the file's pages may go */
+        if (s->weight->slot[i].data) syi_mapped_forget(s->weight->slot[i].data, sy_tensor_bytes(&s->weight->slot[i]));
+    return SY_OK;
+}
+
 static sy_status load_row(sy_model *m, const sy_arch_tensor *row, int block, const syi_model_options *o, int64_t *used)
 {
     char *name = block < 0 ? syi_arena_strdup(m->arena, row->name) : syi_arena_format(m->arena, row->name, block);
     if (!name) return SY_E_MEMORY;
     const sy_entry *e = sy_checkpoint_find(m->source->tensors, name);
     if (!e) {
+        bool found;
+        SYI_TRY(load_stored(m, row, name, block, used, &found));
+        if (found) return o->train_all ? syi_model_train_site(m, &m->sites[m->n_sites - 1]) : SY_OK;
         if (row->flags & (SY_TENSOR_OPTIONAL | SY_TENSOR_TIED)) return SY_OK;
         return syi_fail(m->ctx, SY_E_INPUT, "%s: tensor %s is missing; the %s architecture needs it", m->source->path, name, m->arch->name);
     }
@@ -290,6 +326,12 @@ static sy_status check_rest(sy_model *m, int64_t used)
             memcpy(site, name, len - 7);
             site[len - 7] = 0;
             known = syi_model_site(m, site) && strcmp(syi_model_site(m, site)->weight->name, name) == 0;
+        }
+        for (int other = 0; !known && other < m->n_sites; other++) { /* a slot of a stored weight */
+            const sy_site *owner = &m->sites[other];
+            const size_t stem = strlen(owner->name);
+            for (int f = 0; strncmp(owner->name, name, stem) == 0 && !known && f < syi_storage_slots(owner->weight->type); f++)
+                known = strcmp(name + stem, owner->weight->type->suffixes[f]) == 0;
         }
         if (!known)
             return syi_fail(m->ctx, SY_E_INPUT, "%s: tensor %s %s", m->source->path, name,
@@ -377,6 +419,8 @@ fail:
 void syi_model_free(sy_model *m)
 {
     if (!m) return;
+    for (int i = 0; i < m->n_sites; i++)
+        if (m->sites[i].weight && m->sites[i].weight->type && m->sites[i].weight->type->release) m->sites[i].weight->type->release(m->ctx, m->sites[i].weight);
     for (int64_t i = 0; i < m->n_owned; i++) syi_pages_free(m->ctx, m->owned[i]);
     syi_free(m->ctx, m->owned);
     syi_free(m->ctx, m->rope_cos.data);

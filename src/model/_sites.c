@@ -26,8 +26,17 @@ sy_node *sy_base(sy_graph *g, sy_next next, sy_node *x)
     return w->type->apply(g, w, x, false);
 }
 
+static void show(sy_graph *g, const sy_site *site, const sy_node *x)
+{
+    const sy_tensor *v = sy_value(x);
+    if (v == NULL || sy_graph_replay(g)) return;
+    sy_status s = site->see(site->see_self, site, v);
+    if (s != SY_OK) sy_graph_fail(g, s);
+}
+
 sy_node *sy_site_apply(sy_graph *g, sy_site *site, sy_node *x)
 {
+    if (site->see) show(g, site, x);
     sy_node *y = sy_base(g, (sy_next){site, site->n_wraps}, x);
     return site->bias ? syi_op_add_bias(g, y, sy_leaf(g, site->bias)) : y;
 }

@@ -23,6 +23,9 @@ typedef struct {
 
 /* The forward graph of all of them (src/model/_decoder.c). */
 sy_node *syi_decoder_build(sy_graph *g, sy_model *m, const sy_batch *batch);
+/* ... and in pieces: attention and feed-forward of each block. */
+sy_node *syi_decoder_piece(sy_graph *g, sy_model *m, const sy_batch *batch, int block, int part, sy_node *x);
+enum { SYI_DECODER_PARTS = 2 };
 /* Range checks and derived values (head_dim = hidden/heads, ...). */
 sy_status syi_decoder_check(sy_context *ctx, void *config, const void *config_json);
 

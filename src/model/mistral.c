@@ -47,4 +47,6 @@ const sy_arch sy_arch_mistral = {
     .perms = syi_decoder_perms,
     .check = check,
     .build = syi_decoder_build,
+    .piece = syi_decoder_piece,
+    .parts = SYI_DECODER_PARTS,
 };

@@ -43,4 +43,6 @@ const sy_arch sy_arch_qwen3 = {
     .perms = syi_decoder_perms,
     .check = syi_decoder_check,
     .build = syi_decoder_build,
+    .piece = syi_decoder_piece,
+    .parts = SYI_DECODER_PARTS,
 };

@@ -12,6 +12,7 @@
 #define SYI_CPU_H
 
 #include "tensor/kernels.h"
+#include "tensor/packed.h"
 
 typedef enum { SYI_ISA_PLAIN, SYI_ISA_NEON, SYI_ISA_AVX2, SYI_ISA_AVX512, SYI_ISA_AVX512_BF16 } syi_isa;
 
@@ -30,6 +31,10 @@ typedef struct {
     /* gemm.c: out[i, r] = x[i,:] . w[r,:] for r < rows, i < m <= 4; f32 sums. */
     void (*gemv_f32)(int m, int64_t rows, int64_t k, const float *x, int64_t ldx, const float *w, int64_t ldw, float *out, int64_t ldo);
     void (*gemv_bf16)(int m, int64_t rows, int64_t k, const float *x, int64_t ldx, const uint16_t *w, int64_t ldw, float *out, int64_t ldo);
+    /* packed.c: out[i, r] = x[i,:] . w[r,:] for rows [row, row+rows), m <= 4; x padded with
+     * zeros to p->padded, sums[m, groups] of x over groups. unpack: one row as f32. */
+    void (*gemv_packed)(const syi_packed *p, int m, int64_t row, int64_t rows, const float *x, const float *sums, float *out, int64_t ldo);
+    void (*unpack)(const syi_packed *p, int64_t row, float *dst);
     /* gemm_outer.c: out[r, 48] = S[k, r]^T X[k, cols <= 48]; S as outer_pack left it
      * (k*r words). */
     void (*outer_pack_f32)(int64_t k, int64_t r, const float *s, int64_t lds, uint32_t *out);

@@ -94,6 +94,7 @@ static void to_bf16(const float *x, bf16 *y, int64_t n)
 #include "tensor/cpu_elementwise.h"
 
 #include "tensor/cpu_outer.h"
+#include "tensor/cpu_packed.h"
 
 /* value *= keep; m += (g - m)(1 - b1); v = b2 v + (1 - b2) g g; value -= step m /
  * (sqrt(v)/root2 + eps): torch.optim.AdamW's operations in its order. */
@@ -129,6 +130,8 @@ const syi_cpu CPU_ROW = {
     .isa = CPU_ISA,
     .gemv_f32 = gemv_f32,
     .gemv_bf16 = gemv_bf16,
+    .gemv_packed = gemv_packed,
+    .unpack = unpack,
     .outer_pack_f32 = outer_pack_f32,
     .outer_pack_bf16 = outer_pack_bf16,
     .outer_f32 = outer_f32,

@@ -20,6 +20,7 @@ enum {
     SYI_WORK_OUTER,    /* partial sums of rank-r gradients     */
     SYI_WORK_PIECES,   /* partial sums of row reductions       */
     SYI_WORK_DECODE,   /* decoded tiles of block-coded weights */
+    SYI_WORK_PACKED,   /* padded rows of x for packed weights   */
     SYI_WORK_COUNT
 };
 

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Weights on a uniform grid of 2, 3, 4 or 8 bits, as products read them. Internal.
+ *
+ * w[r, k] = scale[r, k / group] * code + offset[r, k / group]. The codes of a row lie in
+ * 16 lanes: lane l of position p is input 16 p + l, and a lane's codes follow one another
+ * as a string of bits in 32-bit words, so that 16 consecutive inputs are one shift and
+ * mask of one (of 3 bits sometimes two) vectors of words. */
+#ifndef SYI_PACKED_H
+#define SYI_PACKED_H
+
+#include "tensor/kernels.h"
+
+enum { SYI_LANES = 16, SYI_QUAD = 64 /* codes of four positions: rows are padded to whole ones */ };
+
+typedef struct {
+    int bits;
+    int64_t out, in, group;  /* group: a multiple of 16; the last one of a row may be short */
+    int64_t groups;          /* of a row                                                */
+    int64_t padded, words;   /* in, rounded up to SYI_QUAD; 32-bit words of a row        */
+    uint32_t *code;          /* [out, words]                                            */
+    float *scale, *offset;   /* [out, groups]                                           */
+} syi_packed;
+
+/* Memory for out x in; everything zero. SY_E_USAGE for a group that is no multiple of 16. */
+sy_status syi_packed_new(sy_context *ctx, int64_t out, int64_t in, int bits, int64_t group, syi_packed *p);
+void syi_packed_free(sy_context *ctx, syi_packed *p);
+/* Codes of one row, one byte each, into lanes. */
+void syi_packed_row(syi_packed *p, int64_t row, const uint8_t *codes);
+/* Rows [row, row+n) as f32 [n, in]. */
+void syi_packed_dense(syi_engine *e, const syi_packed *p, int64_t row, int64_t n, float *dst);
+
+/* A weight that is not dense, as products see it: rows decoded to f32, and, if it has one,
+ * a product of its own for a few rows of x. Both are called from one thread each. */
+typedef struct {
+    const void *self;
+    int64_t out, in;
+    sy_status (*rows)(syi_engine *e, const void *self, int64_t row, int64_t n, float *dst);
+    /* y[m, out] = x[m, in] W^T for m <= SYI_FEW; uses threads itself. NULL: rows are decoded. */
+    sy_status (*few)(syi_engine *e, const void *self, int64_t m, const float *x, float *y);
+} syi_stored;
+enum { SYI_FEW = 4 };
+sy_status syi_packed_few(syi_engine *e, const void *packed, int64_t m, const float *x, float *y);
+/* y[m, out] = x[m, in] W^T + beta y, or with `transposed` y[m, in] = x[m, out] W. */
+sy_status syi_gemm_stored(syi_engine *e, int64_t m, sy_dtype dt, const void *x, const syi_stored *w, bool transposed, double beta, void *y);
+
+#endif
