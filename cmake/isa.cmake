@@ -15,8 +15,8 @@ function(sy_isa sources)
     set(arm ON)
   endif()
   set(kept)
-  # Random streams are the same bits for every instruction set.
-  set(exact "/src/base/rng[_a-z0-9]*\\.c$")
+  # Random streams and coded blocks are the same bits for every instruction set.
+  set(exact "/src/(base/rng|tensor/block_search)[_a-z0-9]*\\.c$")
   foreach(source ${${sources}})
     if(source MATCHES ${exact})
       set_property(SOURCE ${source} APPEND PROPERTY COMPILE_OPTIONS -ffp-contract=off)
@@ -34,6 +34,8 @@ function(sy_isa sources)
   set(${sources} ${kept} PARENT_SCOPE)
 endfunction()
 
-# Dequantised blocks agree bit for bit with GGUF's reference only when products
+# Numbers of blocks agree bit for bit with GGUF's reference only when products
 # and sums are rounded one by one.
-set_source_files_properties(${CMAKE_CURRENT_SOURCE_DIR}/src/tensor/convert.c PROPERTIES COMPILE_OPTIONS -ffp-contract=off)
+foreach(file convert block_decode block_encode)
+  set_property(SOURCE ${CMAKE_CURRENT_SOURCE_DIR}/src/tensor/${file}.c APPEND PROPERTY COMPILE_OPTIONS -ffp-contract=off)
+endforeach()

@@ -35,8 +35,17 @@ extern "C" {
     X(SY_Q5_0, "Q5_0", 32, 22)                                                \
     X(SY_Q5_1, "Q5_1", 32, 24)                                                \
     X(SY_Q8_0, "Q8_0", 32, 34)                                                \
+    X(SY_Q2_K, "Q2_K", 256, 84)                                               \
+    X(SY_Q3_K, "Q3_K", 256, 110)                                              \
     X(SY_Q4_K, "Q4_K", 256, 144)                                              \
-    X(SY_Q6_K, "Q6_K", 256, 210)
+    X(SY_Q5_K, "Q5_K", 256, 176)                                              \
+    X(SY_Q6_K, "Q6_K", 256, 210)                                              \
+    X(SY_Q8_K, "Q8_K", 256, 292)                                              \
+    X(SY_IQ4_NL, "IQ4_NL", 32, 18)                                            \
+    X(SY_IQ4_XS, "IQ4_XS", 256, 136)                                          \
+    X(SY_TQ1_0, "TQ1_0", 256, 54)                                             \
+    X(SY_TQ2_0, "TQ2_0", 256, 66)                                             \
+    X(SY_MXFP4, "MXFP4", 32, 17)
 
 typedef enum {
 #define SY_X_(code, name, len, bytes) code,
@@ -71,8 +80,9 @@ int64_t sy_tensor_cols(const sy_tensor *t);
 
 /* n consecutive numbers from any type to f32, and back with one rounding (to
  * nearest even). For block types n is a multiple of the block length and `from`
- * writes blocks as GGUF's reference quantiser does (Q8_0 only; others:
- * SY_E_UNSUPPORTED). Source and destination may be unaligned. */
+ * writes blocks: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 with the bits of GGUF's reference
+ * quantiser; Q4_K and Q6_K with the scales that give the least squared error of
+ * those tried; others: SY_E_UNSUPPORTED. Source and destination may be unaligned. */
 sy_status sy_to_f32(sy_context *ctx, sy_dtype dtype, const void *src, float *dst, int64_t n);
 sy_status sy_from_f32(sy_context *ctx, sy_dtype dtype, const float *src, void *dst, int64_t n);
 

@@ -39,13 +39,14 @@ typedef struct { sy_context *ctx; const char *path; const uint8_t *begin, *at, *
 /* -- numbers of the format --------------------------------------------------- */
 
 static const struct { int id; sy_dtype dtype; } dtypes[] = {
-    {0, SY_F32}, {1, SY_F16}, {2, SY_Q4_0}, {3, SY_Q4_1}, {6, SY_Q5_0}, {7, SY_Q5_1}, {8, SY_Q8_0}, {12, SY_Q4_K},
-    {14, SY_Q6_K}, {24, SY_I8}, {25, SY_I16}, {26, SY_I32}, {27, SY_I64}, {28, SY_F64}, {30, SY_BF16},
+    {0, SY_F32},      {1, SY_F16},     {2, SY_Q4_0},   {3, SY_Q4_1},   {6, SY_Q5_0},   {7, SY_Q5_1},  {8, SY_Q8_0},
+    {10, SY_Q2_K},    {11, SY_Q3_K},   {12, SY_Q4_K},  {13, SY_Q5_K},  {14, SY_Q6_K},  {15, SY_Q8_K}, {20, SY_IQ4_NL},
+    {23, SY_IQ4_XS},  {24, SY_I8},     {25, SY_I16},   {26, SY_I32},   {27, SY_I64},   {28, SY_F64},  {30, SY_BF16},
+    {34, SY_TQ1_0},   {35, SY_TQ2_0},  {39, SY_MXFP4},
 };
 static const struct { int id; const char *name; } other_dtypes[] = {
-    {4, "Q4_2"}, {5, "Q4_3"}, {9, "Q8_1"}, {10, "Q2_K"}, {11, "Q3_K"}, {13, "Q5_K"}, {15, "Q8_K"}, {16, "IQ2_XXS"},
-    {17, "IQ2_XS"}, {18, "IQ3_XXS"}, {19, "IQ1_S"}, {20, "IQ4_NL"}, {21, "IQ3_S"}, {22, "IQ2_S"}, {23, "IQ4_XS"},
-    {29, "IQ1_M"}, {31, "Q4_0_4_4"}, {32, "Q4_0_4_8"}, {33, "Q4_0_8_8"}, {34, "TQ1_0"}, {35, "TQ2_0"}, {39, "MXFP4"},
+    {4, "Q4_2"},      {5, "Q4_3"},     {9, "Q8_1"},      {16, "IQ2_XXS"},  {17, "IQ2_XS"},   {18, "IQ3_XXS"},  {19, "IQ1_S"}, {21, "IQ3_S"},
+    {22, "IQ2_S"},    {29, "IQ1_M"},   {31, "Q4_0_4_4"}, {32, "Q4_0_4_8"}, {33, "Q4_0_8_8"}, {36, "IQ4_NL_4_4"}, {37, "IQ4_NL_4_8"}, {38, "IQ4_NL_8_8"},
     {40, "NVFP4"},
 };
 

@@ -17,7 +17,10 @@ static void table(void **state)
         {SY_F8_E5M2, "F8_E5M2", 256, false},
         {SY_Q4_0, "Q4_0", 144, false}, {SY_Q4_1, "Q4_1", 160, false}, {SY_Q5_0, "Q5_0", 176, false},
         {SY_Q5_1, "Q5_1", 192, false}, {SY_Q8_0, "Q8_0", 272, false}, {SY_Q4_K, "Q4_K", 144, false},
-        {SY_Q6_K, "Q6_K", 210, false},
+        {SY_Q6_K, "Q6_K", 210, false}, {SY_Q2_K, "Q2_K", 84, false},  {SY_Q3_K, "Q3_K", 110, false},
+        {SY_Q5_K, "Q5_K", 176, false}, {SY_Q8_K, "Q8_K", 292, false}, {SY_IQ4_NL, "IQ4_NL", 144, false},
+        {SY_IQ4_XS, "IQ4_XS", 136, false}, {SY_TQ1_0, "TQ1_0", 54, false}, {SY_TQ2_0, "TQ2_0", 66, false},
+        {SY_MXFP4, "MXFP4", 136, false},
     };
     assert_int_equal(SYI_COUNT(rows), SY_DTYPE_COUNT);
     for (int i = 0; i < SYI_COUNT(rows); i++) {
