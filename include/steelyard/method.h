@@ -86,6 +86,8 @@ struct sy_param {
     const sy_slot *slot;    /* the row it was made from, NULL: a model's own          */
     const sy_method *owner; /* NULL: the model                                       */
     bool stale;             /* compute copy must be made again from value            */
+    bool buffer;            /* not trained, but changed by the forward pass: running
+                               statistics; saved with the model and for resuming       */
 };
 
 /* -- weight storages: src/storage/, one a file ------------------------------------------------ */

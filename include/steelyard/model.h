@@ -23,7 +23,12 @@ typedef struct sy_batch sy_batch;
 /* What a tensor is for: methods select sites by role. */
 typedef enum {
     SY_ROLE_NONE, SY_ROLE_EMBED, SY_ROLE_HEAD, SY_ROLE_NORM, SY_ROLE_Q, SY_ROLE_K, SY_ROLE_V, SY_ROLE_O,
-    SY_ROLE_GATE, SY_ROLE_UP, SY_ROLE_DOWN, SY_ROLE_BIAS, SY_ROLE_COUNT
+    SY_ROLE_GATE, SY_ROLE_UP, SY_ROLE_DOWN, SY_ROLE_BIAS,
+    SY_ROLE_QKV, SY_ROLE_GATE_UP, /* fused: rows of q, k, v; of gate and up           */
+    SY_ROLE_CONV,                 /* kernels [out, in, height, width]                 */
+    SY_ROLE_FC,                   /* a plain layer of a network without blocks        */
+    SY_ROLE_STAT,                 /* running statistics: counted, not trained          */
+    SY_ROLE_COUNT
 } sy_role;
 
 enum {
@@ -32,7 +37,11 @@ enum {
     SY_TENSOR_PERMUTE_Q = 4,  /* GGUF stores its rows permuted by query heads   */
     SY_TENSOR_PERMUTE_K = 8,  /* ... by key/value heads                         */
     SY_TENSOR_EMBED = 16,     /* an embedding table [vocabulary, hidden]        */
-    SY_TENSOR_TIED = 32       /* absent: shares the embedding's values          */
+    SY_TENSOR_TIED = 32,      /* absent: shares the embedding's values          */
+    SY_TENSOR_COUNTER = 64,   /* a single integer that nobody here needs        */
+    SY_TENSOR_TRANSPOSED = 128, /* folders store it [in,out] (GPT-2's Conv1D)     */
+    SY_TENSOR_FROM_ONE = 256  /* a norm weight stored as its distance from 1 in
+                                 folders, whole in GGUF                         */
 };
 
 /* One row a kind of tensor; "%d" is the block number. `shape` is made of the
@@ -60,8 +69,16 @@ typedef struct {
 /* Topology: a consumer that a producer's per-channel scale can be folded into. */
 typedef struct { sy_role from, to; int repeat_heads; bool exact; } sy_arch_edge;
 /* Permutation symmetry: rows/columns of these tensors move together. axis as in
- * the tensor's shape; block = rows a unit has; "hidden units of FF". */
-typedef struct { const char *group, *tensor, *parent; int axis; const char *block; } sy_arch_perm;
+ * the tensor's shape; block = rows a unit has; "hidden units of FF". first: where the
+ * group begins on that axis, for tensors that hold several things (NULL: at 0). A group
+ * with a parent permutes inside of each unit of the parent, and repeats until that unit
+ * is filled (v's channels in o: once for each query head). */
+typedef struct { const char *group, *tensor, *parent; int axis; const char *block, *first; } sy_arch_perm;
+
+/* What a batch brings to the model, and what its head says. */
+typedef enum { SY_INPUT_TOKENS, SY_INPUT_IMAGES } sy_arch_input;
+typedef enum { SY_HEAD_CAUSAL, SY_HEAD_CLASS } sy_arch_head;
+struct syi_arena;
 
 typedef struct sy_arch {
     const char *name;                  /* "llama"                                 */
@@ -74,10 +91,17 @@ typedef struct sy_arch {
     const sy_arch_tensor *tensors;     /* rows, ended by name NULL                */
     const sy_arch_edge *edges;
     const sy_arch_perm *perms;
+    sy_arch_input input;
+    sy_arch_head head;
+    /* Networks that are not rows times blocks: makes their rows (names without "%d") from
+     * the config, in memory of the arena. NULL: `tensors` and `perms` are all.          */
+    sy_status (*expand)(sy_context *ctx, const void *config, struct syi_arena *arena, const sy_arch_tensor **tensors,
+                        const sy_arch_perm **perms);
     /* Checks and derives (after the rows are filled). */
     sy_status (*check)(sy_context *ctx, void *config, const void *config_json);
-    /* The forward graph of a batch up to the last norm: hidden [tokens, hidden].
-     * Logits and loss are made by the engine from it and the head. */
+    /* The forward graph of a batch up to the last norm: hidden [tokens, hidden] (heads
+     * that classify: [rows, hidden], one row a document or image). Logits and loss are
+     * made by the engine from it and the head. */
     sy_node *(*build)(sy_graph *g, sy_model *m, const sy_batch *batch);
     /* The same forward in pieces between which nothing passes but x [tokens, hidden]: block
      * -1 makes x from the batch, the blocks have `parts` pieces each, and the piece after
@@ -85,6 +109,11 @@ typedef struct sy_arch {
     sy_node *(*piece)(sy_graph *g, sy_model *m, const sy_batch *batch, int block, int part, sy_node *x);
     int parts;
 } sy_arch;
+
+/* A folder (made if it is not there) with config.json and model.safetensors of random start
+ * weights, for training from scratch. config: the text of a config.json of a known
+ * architecture. The same seed gives the same bytes. */
+sy_status sy_model_create(sy_context *ctx, const char *config, const char *dir, uint64_t seed, sy_dtype dtype);
 
 #ifdef __cplusplus
 }

@@ -117,7 +117,9 @@ typedef struct {
 } sy_dataset_info;
 void sy_dataset_stat(const sy_dataset *d, sy_dataset_info *out);
 
-/* Tokens of `rows` rows laid end to end: tokens = rows * seq. */
+/* Tokens of `rows` rows laid end to end: tokens = rows * seq. For models that classify, a row
+ * is one document or image and `target`, `weight` have one entry a row; images come as
+ * `pixels` instead of ids, with seq = 1. */
 struct sy_batch {
     int64_t rows, seq, tokens;
     const int32_t *ids;       /* [tokens]                                          */
@@ -130,6 +132,8 @@ struct sy_batch {
     const int32_t *sample;    /* [tokens] which window of the batch it belongs to,
                                  0..samples-1; padding: that of the window before  */
     int64_t samples, trained; /* trained: tokens with target >= 0                  */
+    const float *pixels;      /* [rows, height, width, channels], prepared; or NULL */
+    int64_t height, width, channels;
 };
 typedef struct sy_batch sy_batch;
 

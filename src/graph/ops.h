@@ -61,6 +61,21 @@ sy_node *syi_op_sum_rows(sy_graph *g, sy_node *x);
 sy_node *syi_op_sum_cols(sy_graph *g, sy_node *x);
 sy_node *syi_op_dot(sy_graph *g, sy_node *x, sy_node *y);   /* sum of x*y, a loss may start here */
 
+/* -- op_layer.c -------------------------------------------------------------------------- */
+sy_node *syi_op_activate(sy_graph *g, syi_act kind, sy_node *x);
+sy_node *syi_op_gated(sy_graph *g, syi_act kind, sy_node *gate, sy_node *up); /* f(gate) * up */
+sy_node *syi_op_layernorm(sy_graph *g, sy_node *x, sy_node *w, sy_node *b, double eps); /* b may be NULL */
+
+/* -- op_image.c: images are rows of channels [images*height*width, channels] ---------------- */
+/* What each window sees: [windows, channels*kernel_h*kernel_w]. A convolution is a linear
+ * map of it, whose weight is the kernels in torch's order. */
+sy_node *syi_op_patches(sy_graph *g, sy_node *x, const syi_window *w);
+sy_node *syi_op_pool(sy_graph *g, sy_node *x, const syi_window *w, bool max);
+/* With given statistics (evaluation), or with the batch's own, which also move the running
+ * ones (`mean`, `var` in the type of w, or NULL) by `momentum`. */
+sy_node *syi_op_batch_norm(sy_graph *g, sy_node *x, sy_node *w, sy_node *b, sy_node *mean, sy_node *var, double eps);
+sy_node *syi_op_batch_norm_own(sy_graph *g, sy_node *x, sy_node *w, sy_node *b, double eps, double momentum, void *mean, void *var);
+
 /* -- op_transformer.c -------------------------------------------------------------------- */
 sy_node *syi_op_rmsnorm(sy_graph *g, sy_node *x, sy_node *w, double eps);
 /* Norm over each head: x[t, heads*dim], w[dim] (Qwen3). */

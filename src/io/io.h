@@ -103,6 +103,9 @@ void syi_source_tokenizer_forget(syi_source *s);
 /* Hash of config, tokenizer and tensor bytes, for receipts and resume. */
 sy_status syi_source_hash(syi_source *s, char text[33]);
 
+/* Numbers of one row as sy_entry_read counts rows: the last dimension. */
+static inline int64_t syi_entry_width(const sy_entry *e) { return e->rank > 0 ? e->dim[e->rank - 1] : 1; }
+
 /* Where tensors to be written come from: rows of `name` as f32. */
 typedef sy_status syi_rows_fn(void *self, const sy_entry *e, int64_t row, int64_t n, float *dst);
 typedef struct {

@@ -40,6 +40,14 @@ static sy_status unknown_arch(sy_context *ctx, const char *path, const char *fou
     return status;
 }
 
+sy_status syi_arch_of_config(sy_context *ctx, const json_t *config, const char *path, const sy_arch **out)
+{
+    *out = arch_of_config(config);
+    if (*out != NULL) return SY_OK;
+    const char *type = json_string_value(json_object_get(config, "model_type"));
+    return unknown_arch(ctx, path, type != NULL ? type : json_string_value(json_array_get(json_object_get(config, "architectures"), 0)));
+}
+
 /* -- a folder --------------------------------------------------------------------- */
 
 static sy_status read_optional(sy_context *ctx, const char *dir, const char *name, json_t **out)
@@ -89,10 +97,7 @@ static sy_status open_folder(syi_source *s, bool need_arch)
                                 : "no config.json: not a model folder");
     }
     s->arch = arch_of_config(s->config);
-    if (s->arch == NULL && need_arch) {
-        const char *type = json_string_value(json_object_get(s->config, "model_type"));
-        return unknown_arch(ctx, s->path, type != NULL ? type : json_string_value(json_array_get(json_object_get(s->config, "architectures"), 0)));
-    }
+    if (s->arch == NULL && need_arch) return syi_arch_of_config(ctx, s->config, s->path, &s->arch);
     SYI_TRY(read_optional(ctx, s->path, "generation_config.json", &s->generation));
     SYI_TRY(read_optional(ctx, s->path, "tokenizer_config.json", &s->tokenizer_config));
     SYI_TRY(read_template(s));

@@ -16,6 +16,8 @@ enum { SYI_MODEL_NAME_MAX = 256 };
 const sy_arch_tensor *syi_name_from_gguf(const sy_arch *arch, const char *gguf, char out[SYI_MODEL_NAME_MAX]);
 /* GGUF's name of a tensor of Hugging Face. */
 const sy_arch_tensor *syi_name_to_gguf(const sy_arch *arch, const char *hf, char out[SYI_MODEL_NAME_MAX]);
+/* The architecture of a config.json; SY_E_UNSUPPORTED lists the known ones. */
+sy_status syi_arch_of_config(sy_context *ctx, const json_t *config, const char *path, const sy_arch **out);
 /* The architecture whose GGUF files are called that, or NULL. */
 const sy_arch *syi_arch_of_gguf(const char *name);
 /* config.json and generation_config.json from GGUF's keys. New references. */

@@ -57,10 +57,19 @@ static bool usable_as_is(const sy_entry *e, sy_dtype want)
     return e->dtype == want && e->permute_heads == 0 && (uintptr_t)e->data % (size_t)sy_dtype_block_bytes(want) == 0;
 }
 
+/* Kernels [out, in, height, width] are matrices [out, in*height*width] to products. */
+static void flatten(const sy_weight *w, sy_tensor *t)
+{
+    t->rank = 2;
+    t->dim[0] = w->out;
+    t->dim[1] = w->in;
+}
+
 static sy_status load_weight(sy_model *m, const sy_entry *e, const syi_model_options *o, sy_weight *w)
 {
     w->out = e->dim[0];
-    w->in = e->dim[1];
+    w->in = 1;
+    for (int i = 1; i < e->rank; i++) w->in *= e->dim[i]; /* a kernel is a row over its window */
     w->name = e->name;
     bool block = sy_dtype_block_len(e->dtype) > 1;
     if (o->keep_coded && block && e->permute_heads == 0) {
@@ -75,7 +84,9 @@ static sy_status load_weight(sy_model *m, const sy_entry *e, const syi_model_opt
         m->bytes += e->bytes;
         return SY_OK;
     }
-    return converted(m, e, m->dtype, &w->slot[0]);
+    SYI_TRY(converted(m, e, m->dtype, &w->slot[0]));
+    flatten(w, &w->slot[0]);
+    return SY_OK;
 }
 
 static sy_param *param_new(sy_model *m, const char *name, sy_role role)
@@ -93,7 +104,8 @@ static sy_status load_vector(sy_model *m, const sy_entry *e, const char *name, s
     if (!p) return SY_E_MEMORY;
     SYI_TRY(converted(m, e, vector_type(m), &p->value));
     p->compute = p->value;
-    p->trained = train;
+    p->trained = train && role != SY_ROLE_STAT;
+    p->buffer = train && role == SY_ROLE_STAT;
     p->decay = false;
     return SY_OK;
 }
@@ -114,6 +126,7 @@ sy_status syi_model_train_site(sy_model *m, sy_site *site)
     if (!e) return syi_fail(m->ctx, SY_E_BUG, "model: tensor %s has no source", w->name);
     int64_t before = m->bytes;
     SYI_TRY(converted(m, e, p->value.dtype, &p->value));
+    flatten(w, &p->value);
     if (m->dtype == p->value.dtype) {
         p->compute = p->value;
     } else {
@@ -181,12 +194,6 @@ static int input_group(sy_role role)
     }
 }
 
-static bool row_active(const sy_model *m, const sy_arch_tensor *row)
-{
-    int64_t on = 1;
-    return !row->when || (syi_arch_field(m->arch, m->config, row->when, &on) && on != 0);
-}
-
 static sy_status check_shape(sy_model *m, const sy_arch_tensor *row, const sy_entry *e)
 {
     int rank;
@@ -252,6 +259,7 @@ static sy_status load_row(sy_model *m, const sy_arch_tensor *row, int block, con
     char *name = block < 0 ? syi_arena_strdup(m->arena, row->name) : syi_arena_format(m->arena, row->name, block);
     if (!name) return SY_E_MEMORY;
     const sy_entry *e = sy_checkpoint_find(m->source->tensors, name);
+    if (row->flags & SY_TENSOR_COUNTER) return SY_OK; /* check_rest knows it */
     if (!e) {
         bool found;
         SYI_TRY(load_stored(m, row, name, block, used, &found));
@@ -297,7 +305,7 @@ static void find_biases(sy_model *m)
 
 static bool expected(const sy_model *m, const char *name)
 {
-    for (const sy_arch_tensor *r = m->arch->tensors; r->name; r++) {
+    for (const sy_arch_tensor *r = m->rows; r->name; r++) {
         if (strcmp(r->name, name) == 0) return true;
         const char *d = strstr(r->name, "%d");
         if (!d || strncmp(r->name, name, (size_t)(d - r->name)) != 0) continue;
@@ -311,6 +319,13 @@ static bool expected(const sy_model *m, const char *name)
 /* Tensors that old exporters leave in files and nobody reads. */
 static bool harmless(const char *name) { return syi_ends(name, "rotary_emb.inv_freq") || syi_ends(name, "masked_bias"); }
 
+static bool is_counter(const sy_model *m, const char *name)
+{
+    for (const sy_arch_tensor *r = m->rows; r->name; r++)
+        if ((r->flags & SY_TENSOR_COUNTER) && strcmp(r->name, name) == 0) return true;
+    return false;
+}
+
 static sy_status check_rest(sy_model *m, int64_t used)
 {
     int64_t n = sy_checkpoint_count(m->source->tensors);
@@ -320,7 +335,7 @@ static sy_status check_rest(sy_model *m, int64_t used)
         int64_t k;
         char site[256];
         size_t len = strlen(name);
-        if (syi_map_get(m->names, name, len, &k) || harmless(name)) continue;
+        if (syi_map_get(m->names, name, len, &k) || harmless(name) || is_counter(m, name)) continue;
         bool known = false;
         if (len < sizeof site && syi_ends(name, ".weight")) {
             memcpy(site, name, len - 7);
@@ -341,33 +356,14 @@ static sy_status check_rest(sy_model *m, int64_t used)
     return SY_OK;
 }
 
-static sy_status load_rows(sy_model *m, const syi_model_options *o)
+/* The head: a row of its own, or the embedding's table again. */
+static sy_status find_head(sy_model *m)
 {
-    int64_t layers = 0, used = 0;
-    syi_arch_field(m->arch, m->config, "layers", &layers);
-    if (layers < 0 || layers > 4096) return syi_fail(m->ctx, SY_E_INPUT, "config.json: %lld layers; 0 to 4096 are supported", (long long)layers);
-    m->blocks = (int)layers;
-    int64_t rows = 0;
-    for (const sy_arch_tensor *r = m->arch->tensors; r->name; r++) rows++;
-    size_t most = (size_t)(rows * (layers + 1) + 1);
-    m->sites = syi_arena_alloc(m->arena, most * sizeof *m->sites);
-    m->params = syi_arena_alloc(m->arena, most * sizeof *m->params);
-    m->by_role = syi_arena_alloc(m->arena, (size_t)(layers + 1) * SY_ROLE_COUNT * sizeof *m->by_role);
-    if (!m->sites || !m->params || !m->by_role) return SY_E_MEMORY;
-    for (const sy_arch_tensor *r = m->arch->tensors; r->name; r++) {
-        if (strstr(r->name, "%d") || !row_active(m, r)) continue;
-        SYI_TRY(load_row(m, r, -1, o, &used));
-    }
-    for (int b = 0; b < m->blocks; b++)
-        for (const sy_arch_tensor *r = m->arch->tensors; r->name; r++)
-            if (strstr(r->name, "%d") && row_active(m, r)) SYI_TRY(load_row(m, r, b, o, &used));
-    find_biases(m);
-
     sy_site *embed = syi_model_role(m, -1, SY_ROLE_EMBED), *head = syi_model_role(m, -1, SY_ROLE_HEAD);
-    if (!embed) return syi_fail(m->ctx, SY_E_BUG, "architecture %s has no embedding row", m->arch->name);
-    m->embedding = embed->weight;
+    if (!embed && !head) return syi_fail(m->ctx, SY_E_BUG, "architecture %s has neither an embedding nor a head row", m->arch->name);
+    m->embedding = embed ? embed->weight : NULL;
     int64_t tied = 0;
-    syi_arch_field(m->arch, m->config, "tied", &tied);
+    if (embed && m->arch->head == SY_HEAD_CAUSAL) syi_arch_field(m->arch, m->config, "tied", &tied);
     if (tied && head && m->source->tensors) {
         /* Some files store the tied head once more; config.json decides, as everywhere. */
         head->weight = embed->weight;
@@ -381,8 +377,37 @@ static sy_status load_rows(sy_model *m, const syi_model_options *o)
         head->out = embed->in;
     }
     m->head = head->weight;
-    m->vocab = m->embedding->out;
-    m->hidden = m->embedding->in;
+    m->outputs = m->head->out;
+    m->vocab = embed ? embed->weight->out : m->head->out;
+    m->hidden = m->head->in;
+    return SY_OK;
+}
+
+static sy_status load_rows(sy_model *m, const syi_model_options *o)
+{
+    int64_t layers = 0, used = 0;
+    syi_arch_field(m->arch, m->config, "layers", &layers);
+    if (layers < 0 || layers > 4096) return syi_fail(m->ctx, SY_E_INPUT, "config.json: %lld layers; 0 to 4096 are supported", (long long)layers);
+    m->blocks = (int)layers;
+    int64_t rows = 0;
+    const sy_arch_perm *perms;
+    SYI_TRY(syi_arch_rows(m->ctx, m->arch, m->config, m->arena, &m->rows, &perms));
+    for (const sy_arch_tensor *r = m->rows; r->name; r++) rows++;
+    size_t most = (size_t)(rows * (layers + 1) + 1);
+    m->sites = syi_arena_alloc(m->arena, most * sizeof *m->sites);
+    m->params = syi_arena_alloc(m->arena, most * sizeof *m->params);
+    m->by_role = syi_arena_alloc(m->arena, (size_t)(layers + 1) * SY_ROLE_COUNT * sizeof *m->by_role);
+    if (!m->sites || !m->params || !m->by_role) return SY_E_MEMORY;
+    for (const sy_arch_tensor *r = m->rows; r->name; r++) {
+        if (strstr(r->name, "%d") || !syi_arch_row_active(m->arch, m->config, r)) continue;
+        SYI_TRY(load_row(m, r, -1, o, &used));
+    }
+    for (int b = 0; b < m->blocks; b++)
+        for (const sy_arch_tensor *r = m->rows; r->name; r++)
+            if (strstr(r->name, "%d") && syi_arch_row_active(m->arch, m->config, r)) SYI_TRY(load_row(m, r, b, o, &used));
+    find_biases(m);
+
+    SYI_TRY(find_head(m));
     return check_rest(m, used);
 }
 
@@ -452,13 +477,13 @@ sy_param *syi_model_param(sy_model *m, const char *name)
 sy_status syi_model_rows(sy_model *m, const char *name, int64_t row, int64_t n, float *dst, bool *changed)
 {
     const sy_param *p = syi_model_param(m, name);
-    *changed = p && p->trained;
+    *changed = p && (p->trained || p->buffer);
     const sy_entry *e = sy_checkpoint_find(m->source->tensors, name);
     if (!*changed) {
         if (!e) return syi_fail(m->ctx, SY_E_BUG, "model: no tensor %s", name);
         return sy_entry_read_f32(m->ctx, e, row, n, dst);
     }
-    int64_t cols = sy_tensor_cols(&p->value);
+    int64_t cols = e ? syi_entry_width(e) : sy_tensor_cols(&p->value);
     if (p->value.dtype == SY_F64) {
         const double *src = (const double *)p->value.data + row * cols;
         for (int64_t i = 0; i < n * cols; i++) dst[i] = (float)src[i];

@@ -91,6 +91,7 @@ static void inverse_frequencies(const syi_decoder_config *c, float *inv)
 
 sy_status syi_model_positions(sy_model *m, int64_t n)
 {
+    if (m->arch->build != syi_decoder_build) return SY_OK; /* no rotary positions */
     const syi_decoder_config *c = m->config;
     if (m->rope_cos.data && m->rope_cos.dim[0] >= n) return SY_OK;
     int64_t half = c->head_dim / 2;

@@ -10,6 +10,7 @@
 #include "base/base.h"
 #include "io/io.h"
 #include "steelyard/method.h"
+#include "tensor/kernels.h"
 
 struct sy_model {
     sy_context *ctx;
@@ -20,7 +21,10 @@ struct sy_model {
     sy_dtype dtype;             /* of activations                                       */
     sy_site *sites; int n_sites;
     sy_param *params; int n_params; /* norms, biases, embeddings, trained weights        */
-    int64_t vocab, hidden, context_length;
+    const sy_arch_tensor *rows; /* the architecture's, or what it made of the config       */
+    int64_t vocab;              /* rows of the embedding (none: of the head)               */
+    int64_t outputs, hidden;    /* of the head: logits a row, width of what it reads        */
+    int64_t context_length;
     int64_t n_scalars;          /* of the base model                                    */
     int64_t bytes;              /* held or mapped for weights                           */
     const sy_weight *head, *embedding; /* equal when tied                                */
@@ -59,9 +63,63 @@ sy_status syi_arch_config(sy_context *ctx, const sy_arch *arch, const json_t *js
 bool syi_arch_field(const sy_arch *arch, const void *config, const char *field, int64_t *value);
 /* "heads*head_dim,hidden" -> dims. */
 sy_status syi_arch_shape(sy_context *ctx, const sy_arch *arch, const void *config, const char *shape, int *rank, int64_t *dim);
+/* _topology.c: a permutation symmetry, resolved for one config. Unit i of `group` is
+ * indices first + i*block ... of `axis` of `tensor`. A group with a parent has a
+ * permutation of its own for each unit of the parent; there `first` counts from the
+ * beginning of that unit, and the units repeat until the parent's unit is filled. */
+typedef struct {
+    const char *group;      /* "RES", "FF_3" (block 3), "layer2.0"                          */
+    const char *parent;     /* "KV_3", or NULL                                             */
+    const char *tensor;     /* Hugging Face's name                                         */
+    int axis;
+    int64_t units, first, block;
+    sy_role role;           /* of the tensor: SY_ROLE_STAT moves along but says nothing     */
+} syi_perm;
+/* Memory from `arena`. SY_E_UNSUPPORTED: the architecture states none. */
+sy_status syi_arch_perms(sy_context *ctx, const sy_arch *arch, const void *config, syi_arena *arena, syi_perm **out, int *n);
+/* Rows of an architecture for one config: its own, or what it makes of it. */
+sy_status syi_arch_rows(sy_context *ctx, const sy_arch *arch, const void *config, syi_arena *arena, const sy_arch_tensor **tensors,
+                        const sy_arch_perm **perms);
+/* Does the row exist under this config (its `when`)? */
+bool syi_arch_row_active(const sy_arch *arch, const void *config, const sy_arch_tensor *row);
 /* For builders: nodes of norms and embeddings. */
 sy_node *syi_model_norm(sy_graph *g, sy_model *m, const char *fmt, int block, sy_node *x, double eps);
 sy_node *syi_model_norm_heads(sy_graph *g, sy_model *m, const char *fmt, int block, sy_node *x, double eps, int64_t heads);
+
+/* -- images, networks without blocks (_network.c) ---------------------------------------- */
+/* An integer array of config.json, each number (or the word `word`, which counts as 0) from 1 to
+ * `high`; absent: *n = -1. */
+sy_status syi_config_list(sy_context *ctx, const json_t *config, const char *key, const char *word, int64_t high, int64_t *out, int max, int *n);
+/* Tensor and permutation rows that an architecture makes from its config. */
+typedef struct {
+    sy_context *ctx;
+    syi_arena *arena;
+    sy_arch_tensor *tensors; int64_t n_tensors, cap_tensors;
+    sy_arch_perm *perms; int64_t n_perms, cap_perms;
+    bool failed;
+} syi_row_list;
+/* shape, name: printf texts; the name is returned (NULL after a failure). */
+const char *syi_rows_tensor(syi_row_list *r, sy_role role, unsigned flags, const char *shape, const char *name);
+void syi_rows_perm(syi_row_list *r, const char *group, const char *tensor, int axis, int64_t block);
+/* weight (and bias) of a layer with groups of its rows and columns (NULL: none); block: of columns. */
+void syi_rows_linear(syi_row_list *r, sy_role role, const char *name, int64_t out, int64_t in, bool bias, const char *rows, const char *columns, int64_t block);
+void syi_rows_conv(syi_row_list *r, const char *name, int64_t out, int64_t in, int64_t kernel, bool bias, const char *rows, const char *columns);
+void syi_rows_batch_norm(syi_row_list *r, const char *name, int64_t channels, const char *group);
+/* Ends both tables; the arena owns them. */
+sy_status syi_rows_end(syi_row_list *r, const sy_arch_tensor **tensors, const sy_arch_perm **perms);
+char *syi_rows_format(syi_row_list *r, const char *fmt, ...) SYI_PRINTF(2, 3);
+
+/* The batch's images [rows*height*width, channels] in the graph's type; *at gets their size. */
+sy_node *syi_image_input(sy_graph *g, const sy_batch *batch, int64_t height, int64_t width, int64_t channels, syi_window *at);
+/* A site on what a window sees; *at becomes the size of the result. */
+sy_node *syi_image_conv(sy_graph *g, sy_model *m, const char *name, sy_node *x, syi_window *at, int64_t kernel, int64_t stride, int64_t pad);
+sy_node *syi_image_pool(sy_graph *g, sy_node *x, syi_window *at, int64_t kernel, int64_t stride, int64_t pad, bool max);
+/* Each image as one row, channel by channel as torch's flatten. */
+sy_node *syi_image_flatten(sy_graph *g, sy_node *x, const syi_window *at);
+/* "NAME.weight", .bias, .running_mean, .running_var. With the batch's statistics while its
+ * model is trained, with the running ones otherwise. */
+sy_node *syi_image_norm(sy_graph *g, sy_model *m, const char *name, sy_node *x, double eps, double momentum);
+sy_node *syi_model_linear(sy_graph *g, sy_model *m, const char *name, sy_node *x);
 
 /* -- decoding -------------------------------------------------------------------------- */
 /* Keys and values of the tokens so far: per block [kv_heads, capacity, head_dim]. */

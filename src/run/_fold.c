@@ -289,7 +289,7 @@ static sy_status hold(folding *f, sy_site *site, const sy_entry *e)
     if (w->param && w->param->trained)
         SYI_TRY(w->type->dense(run->ctx, w, 0, w->out, f->w));
     else
-        SYI_TRY(sy_entry_read_f32(run->ctx, e->data ? e : f->table, 0, w->out, f->w));
+        SYI_TRY(sy_entry_read_f32(run->ctx, e->data ? e : f->table, 0, w->out * w->in / syi_entry_width(e), f->w));
     SYI_TRY(syi_run_fold_site(run, site, f->w, f->constant, &f->delta));
     f->held = site;
     return SY_OK;
@@ -314,7 +314,7 @@ static sy_status folded_rows(void *self, const sy_entry *e, int64_t row, int64_t
     sy_site *site = site_of(run, e->name, ".weight"), *biased = site_of(run, e->name, ".bias");
     bool changed = false;
     if (site && (site->n_wraps || !e->data || (site->weight->param && site->weight->param->trained))) {
-        const int64_t cols = site->weight->in;
+        const int64_t cols = syi_entry_width(e); /* kernels have more rows than outputs */
         SYI_TRY(hold(f, site, e));
         delta = f->delta;
         memcpy(dst, f->w + row * cols, (size_t)(n * cols) * sizeof *dst);

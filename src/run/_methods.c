@@ -293,7 +293,7 @@ sy_status syi_run_attach(sy_run *run)
     sy_model *m = run->model;
     if (run->options.training)
         for (int i = 0; i < m->n_params; i++)
-            if (m->params[i].trained) SYI_TRY(syi_run_add_param(run, &m->params[i]));
+            if (m->params[i].trained || m->params[i].buffer) SYI_TRY(syi_run_add_param(run, &m->params[i]));
     for (int i = 0; i < run->n_active; i++) {
         syi_active *a = run->current = &run->active[i];
         sy_status s = a->method->init ? a->method->init(a->self, run) : SY_OK;
@@ -310,7 +310,7 @@ sy_status syi_run_add_param(sy_run *run, sy_param *p)
     for (int i = 0; i < run->n_params; i++)
         if (run->params[i] == p) return SY_OK;
     SYI_TRY(syi_grow(run->ctx, (void **)&run->params, &run->cap_params, run->n_params + 1, sizeof *run->params, 1 << 24));
-    if (!p->owner) p->trained = true;
+    if (!p->owner) p->trained = !p->buffer;
     run->params[run->n_params++] = p;
     return SY_OK;
 }

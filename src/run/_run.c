@@ -145,7 +145,8 @@ static sy_status plan_step(sy_run *run, int64_t tokens, bool training, int recom
         syi_graph_reset(g, &o);
     }
     if (s == SY_OK) {
-        sy_batch batch = {.rows = 1, .seq = tokens, .tokens = tokens, .trained = tokens, .samples = 1};
+        const int64_t row = run->model->arch->head == SY_HEAD_CLASS ? syi_max(1, run->options.row_tokens) : tokens;
+        sy_batch batch = {.rows = tokens / row, .seq = row, .tokens = tokens, .trained = tokens / row, .samples = tokens / row};
         sy_node *loss = syi_run_build_loss(run, g, &batch, 1, NULL);
         s = sy_graph_status(g);
         if (s == SY_OK && training && sy_needs_grad(loss)) s = syi_graph_backward(g, loss, 1);
@@ -248,7 +249,7 @@ int32_t sy_run_eos(const sy_run *run) { return run->eos; }
 int32_t sy_run_bos(const sy_run *run) { return run->bos; }
 int64_t sy_run_parameters(const sy_run *run) { return run->model->n_scalars; }
 int64_t sy_run_context_length(const sy_run *run) { return run->model->context_length; }
-int64_t sy_run_vocabulary(const sy_run *run) { return run->model->vocab; }
+int64_t sy_run_vocabulary(const sy_run *run) { return run->model->outputs; }
 
 int64_t sy_run_trained(const sy_run *run)
 {

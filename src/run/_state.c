@@ -13,7 +13,7 @@ static sy_status visit(sy_run *run, visit_fn *fn, void *self)
     for (int i = 0; i < run->n_params; i++) {
         const sy_param *p = run->params[i];
         bool state = p->slot && (p->slot->flags & SY_SLOT_STATE);
-        if (!p->trained && !state) continue;
+        if (!p->trained && !state && !p->buffer) continue;
         char name[400];
         snprintf(name, sizeof name, "value.%s", p->name);
         SYI_TRY(fn(self, name, &p->value));

@@ -37,8 +37,9 @@ enum { HEAD_ROWS = 256 };
 static sy_node *wrapped_head(sy_graph *g, sy_site *site, sy_node *h, const sy_batch *b, double scale, float *nll)
 {
     sy_node *total = NULL;
-    for (int64_t row = 0; row < b->tokens; row += HEAD_ROWS) {
-        head_chunk c = {site, row, syi_min(HEAD_ROWS, b->tokens - row), b->target ? b->target + row : NULL, b->weight ? b->weight + row : NULL, scale, nll ? nll + row : NULL};
+    const int64_t rows = syi_run_targets(syi_graph_user(g), b);
+    for (int64_t row = 0; row < rows; row += HEAD_ROWS) {
+        head_chunk c = {site, row, syi_min(HEAD_ROWS, rows - row), b->target ? b->target + row : NULL, b->weight ? b->weight + row : NULL, scale, nll ? nll + row : NULL};
         sy_node *part = sy_block(g, chunk_loss, &c, sizeof c, &h, 1, SY_BLOCK_RECOMPUTE);
         total = total ? syi_op_add(g, part, total) : part;
     }
@@ -62,10 +63,11 @@ sy_node *syi_run_build_loss(sy_run *run, sy_graph *g, const sy_batch *batch, dou
         if (site && (site->n_wraps || site->bias)) {
             total = wrapped_head(g, site, h, batch, scale, nll);
         } else {
-            syi_head shape = {.tokens = batch->tokens, .hidden = m->hidden, .vocab = m->vocab, .target = batch->target, .weight = batch->weight, .scale = scale};
+            const int64_t rows = syi_run_targets(run, batch);
+            syi_head shape = {.tokens = rows, .hidden = m->hidden, .vocab = m->outputs, .target = batch->target, .weight = batch->weight, .scale = scale};
             total = syi_op_head_loss(g, h, head_node(run, g), &shape);
             const sy_tensor *each = nll && total ? syi_node_aux(total, 0) : NULL;
-            for (int64_t t = 0; each && t < batch->tokens; t++) nll[t] = each->dtype == SY_F64 ? (float)((const double *)each->data)[t] : ((const float *)each->data)[t];
+            for (int64_t t = 0; each && t < rows; t++) nll[t] = each->dtype == SY_F64 ? (float)((const double *)each->data)[t] : ((const float *)each->data)[t];
         }
     }
     for (int i = 0; i < run->n_active; i++) {
@@ -84,10 +86,26 @@ static double scalar(const sy_node *n)
     return t->dtype == SY_F64 ? *(const double *)t->data : *(const float *)t->data;
 }
 
+/* Rows that the head reads: tokens, or what is classified. */
+int64_t syi_run_targets(const sy_run *run, const sy_batch *b) { return run->model->arch->head == SY_HEAD_CLASS ? b->rows : b->tokens; }
+
+static sy_status check_targets(const sy_run *run, const sy_batch *batch)
+{
+    for (int64_t r = 0; batch->target && r < batch->rows; r++)
+        if (batch->target[r] >= run->model->outputs)
+            return syi_fail(run->ctx, SY_E_INPUT, "class %d is not among the %lld that the model tells apart", batch->target[r], (long long)run->model->outputs);
+    return SY_OK;
+}
+
 static sy_status prepare(sy_run *run, const sy_batch *batch)
 {
     if (!run->reserved) return syi_fail(run->ctx, SY_E_BUG, "run: sy_run_reserve comes before work");
     int64_t most = 0;
+    const bool images = run->model->arch->input == SY_INPUT_IMAGES;
+    if (images != (batch->pixels != NULL))
+        return syi_fail(run->ctx, SY_E_INPUT, "the model reads %s, the data are %s", images ? "images" : "tokens", images ? "tokens" : "images");
+    if (images) return check_targets(run, batch);
+    if (run->model->arch->head == SY_HEAD_CLASS) SYI_TRY(check_targets(run, batch));
     for (int64_t t = 0; t < batch->tokens; t++) {
         if (batch->ids[t] < 0 || batch->ids[t] >= run->model->vocab)
             return syi_fail(run->ctx, SY_E_INPUT, "token id %d is outside the model's vocabulary of %lld; the tokenizer and the model do not belong together", batch->ids[t], (long long)run->model->vocab);
@@ -227,11 +245,15 @@ static sy_status micro_batch(sy_run *run, const sy_batch *b, int64_t from, int64
     *out = *b;
     out->rows = rows;
     out->tokens = n;
-    out->ids += t0;
-    out->positions += t0;
-    out->target += t0;
-    if (out->weight) out->weight += t0;
+    const int64_t targets = syi_run_targets(run, out), k0 = targets == rows ? from : t0;
+    if (b->pixels) out->pixels += from * b->height * b->width * b->channels;
+    if (b->ids) out->ids += t0;
+    if (b->positions) out->positions += t0;
+    out->target += k0;
+    if (out->weight) out->weight += k0;
     out->trained = 0;
+    for (int64_t k = 0; k < targets; k++) out->trained += out->target[k] >= 0;
+    if (!b->first) return SY_OK;
     int32_t base = b->sample ? b->sample[t0] : 0, last = base;
     for (int64_t t = 0; t < n; t++) {
         run->micro_first[t] = b->first[t0 + t] - (int32_t)t0;
@@ -239,7 +261,6 @@ static sy_status micro_batch(sy_run *run, const sy_batch *b, int64_t from, int64
             last = b->sample[t0 + t] > last ? b->sample[t0 + t] : last;
             run->micro_sample[t] = b->sample[t0 + t] - base;
         }
-        out->trained += out->target[t] >= 0;
     }
     out->first = run->micro_first;
     if (b->sample) out->sample = run->micro_sample;
@@ -282,10 +303,10 @@ sy_status syi_run_head(sy_run *run, sy_node *h, int64_t row, int64_t n, float *l
     sy_site *site = syi_model_role(m, -1, SY_ROLE_HEAD);
     const sy_tensor *x = sy_value(h), *w = &m->head->slot[0];
     if (!x) return sy_graph_status(run->graph);
-    int64_t count = n * m->vocab;
+    int64_t count = n * m->outputs;
     if (!site->n_wraps && !site->bias && x->dtype != SY_F64) {
         const char *rows = (const char *)x->data + row * m->hidden * sy_dtype_block_bytes(x->dtype);
-        return syi_gemm(run->engine, n, m->vocab, m->hidden, 1, (syi_mat){x->dtype, rows, m->hidden, false}, (syi_mat){w->dtype, w->data, m->hidden, true}, 0, SY_F32, logits, m->vocab);
+        return syi_gemm(run->engine, n, m->outputs, m->hidden, 1, (syi_mat){x->dtype, rows, m->hidden, false}, (syi_mat){w->dtype, w->data, m->hidden, true}, 0, SY_F32, logits, m->outputs);
     }
     sy_node *y = sy_site_apply(run->graph, site, syi_op_rows(run->graph, h, row, n));
     SYI_TRY(sy_graph_status(run->graph));
@@ -304,12 +325,13 @@ sy_status sy_run_logits(sy_run *run, const sy_batch *batch, sy_logits_sink *sink
     sy_model *m = run->model;
     sy_node *h = m->arch->build(run->graph, m, batch);
     SYI_TRY(sy_graph_status(run->graph));
-    int64_t piece = syi_max(1, syi_min(batch->tokens, (32 << 20) / (m->vocab * 4)));
-    float *logits = syi_alloc(run->ctx, (size_t)(piece * m->vocab) * sizeof *logits);
+    const int64_t rows = syi_run_targets(run, batch);
+    int64_t piece = syi_max(1, syi_min(rows, (32 << 20) / (m->outputs * 4)));
+    float *logits = syi_alloc(run->ctx, (size_t)(piece * m->outputs) * sizeof *logits);
     if (!logits) return SY_E_MEMORY;
     sy_status s = SY_OK;
-    for (int64_t r = 0; s == SY_OK && r < batch->tokens; r += piece) {
-        int64_t n = syi_min(piece, batch->tokens - r);
+    for (int64_t r = 0; s == SY_OK && r < rows; r += piece) {
+        int64_t n = syi_min(piece, rows - r);
         s = syi_run_head(run, h, r, n, logits);
         if (s == SY_OK) s = sink(self, r, n, logits);
     }

@@ -67,6 +67,13 @@ typedef struct {
     void (*swiglu[SYI_T_COUNT])(const void *gate, const void *up, void *y, int64_t n);
     void (*swiglu_grad[SYI_T_COUNT])(const void *dy, const void *gate, const void *up, bool add_gate, void *dgate, bool add_up, void *dup,
                                      int64_t n);
+    void (*act[SYI_T_COUNT])(syi_act kind, const void *x, const void *u, void *y, int64_t n);
+    void (*act_grad[SYI_T_COUNT])(syi_act kind, const void *dy, const void *x, const void *u, bool add_x, void *dx, bool add_u, void *du, int64_t n);
+    void (*layernorm[SYI_T_COUNT])(const void *x, const void *w, const void *b, double eps, void *y, void *mean, void *rstd, int64_t rows,
+                                   int64_t cols);
+    /* dw, db (may be NULL): as dw of rmsnorm_grad */
+    void (*layernorm_grad[SYI_T_COUNT])(const void *dy, const void *x, const void *w, const void *mean, const void *rstd, bool add, void *dx,
+                                        void *dw, void *db, int64_t rows, int64_t cols);
     void (*rope[SYI_T_COUNT])(const void *x, const int32_t *pos, const void *cos_t, const void *sin_t, bool inverse, bool add, void *y,
                               int64_t tokens, int64_t heads, int64_t dim);
     /* Sum of x*y in f64; y NULL: of x. */
@@ -94,6 +101,11 @@ void syi_rmsnorm_grad_f64(const void *dy, const void *x, const void *w, const vo
                           int64_t cols);
 void syi_swiglu_f64(const void *gate, const void *up, void *y, int64_t n);
 void syi_swiglu_grad_f64(const void *dy, const void *gate, const void *up, bool add_gate, void *dgate, bool add_up, void *dup, int64_t n);
+void syi_act_f64(syi_act kind, const void *x, const void *u, void *y, int64_t n);
+void syi_act_grad_f64(syi_act kind, const void *dy, const void *x, const void *u, bool add_x, void *dx, bool add_u, void *du, int64_t n);
+void syi_layernorm_f64(const void *x, const void *w, const void *b, double eps, void *y, void *mean, void *rstd, int64_t rows, int64_t cols);
+void syi_layernorm_grad_f64(const void *dy, const void *x, const void *w, const void *mean, const void *rstd, bool add, void *dx, void *dw,
+                            void *db, int64_t rows, int64_t cols);
 void syi_rope_f64(const void *x, const int32_t *pos, const void *cos_t, const void *sin_t, bool inverse, bool add, void *y, int64_t tokens,
                   int64_t heads, int64_t dim);
 double syi_dot_f64(const void *x, const void *y, int64_t n);

@@ -182,6 +182,84 @@ static void NAME(swiglu_grad)(const void *pdy, const void *pg, const void *pu, b
         if (du != NULL) OUT(du, (add_up ? IN(du) : zero) + d * silu););
 }
 
+/* y = f(x) (* u), and its gradients by f's derivative. */
+#define ACT_LOOP(kind_)                                                                                   \
+    case kind_:                                                                                           \
+        if (u != NULL) LOOP(n, vf d; vf f = vact(kind_, IN(x), &d); OUT(y, f * IN(u)););                  \
+        else LOOP(n, vf d; vf f = vact(kind_, IN(x), &d); OUT(y, f););                                    \
+        break;
+static void NAME(act)(syi_act kind, const void *px, const void *pu, void *py, int64_t n)
+{
+    const T *x = px, *u = pu;
+    T *y = py;
+    switch (kind) { SYI_ACT_EACH(ACT_LOOP) }
+}
+#undef ACT_LOOP
+
+#define ACT_LOOP(kind_)                                                                                   \
+    case kind_:                                                                                           \
+        LOOP(n, vf d; vf f = vact(kind_, IN(x), &d); vf g = IN(dy);                                       \
+             if (dx != NULL) OUT(dx, (add_x ? IN(dx) : zero) + (u != NULL ? g * IN(u) * d : g * d));      \
+             if (du != NULL) OUT(du, (add_u ? IN(du) : zero) + g * f););                                  \
+        break;
+static void NAME(act_grad)(syi_act kind, const void *pdy, const void *px, const void *pu, bool add_x, void *pdx, bool add_u, void *pdu, int64_t n)
+{
+    const T *dy = pdy, *x = px, *u = pu;
+    T *dx = pdx, *du = pdu;
+    const vf zero = vset(0);
+    switch (kind) { SYI_ACT_EACH(ACT_LOOP) }
+}
+#undef ACT_LOOP
+
+static void NAME(layernorm)(const void *px, const void *pw, const void *pb, double eps, void *py, void *pmean, void *prstd, int64_t rows, int64_t cols)
+{
+    const float *w = pw, *b = pb;
+    float *means = pmean, *rstd = prstd;
+    for (int64_t r = 0; r < rows; r++) {
+        const T *x = (const T *)px + r * cols;
+        T *y = (T *)py + r * cols;
+        vf sum = vset(0), square = vset(0);
+        LOOP(cols, sum += IN(x););
+        const float m = vsum(sum) / (float)cols;
+        const vf vm = vset(m);
+        int64_t k = 0; /* lanes beyond the row would count (0 - mean)^2 */
+        for (; k + VW <= cols; k += VW) square += (LOAD(x + k) - vm) * (LOAD(x + k) - vm);
+        float tail = 0;
+        for (; k < cols; k++) {
+            float v;
+            vstore_f32_part(&v, LOAD_PART(x + k, 1), 1);
+            tail += (v - m) * (v - m);
+        }
+        const float s = 1.0f / __builtin_sqrtf((vsum(square) + tail) / (float)cols + (float)eps);
+        if (means != NULL) means[r] = m;
+        if (rstd != NULL) rstd[r] = s;
+        const vf vs = vset(s);
+        if (b != NULL) LOOP(cols, OUT(y, (IN(x) - vm) * vs * INF(w) + INF(b)););
+        else LOOP(cols, OUT(y, (IN(x) - vm) * vs * INF(w)););
+    }
+}
+
+static void NAME(layernorm_grad)(const void *pdy, const void *px, const void *pw, const void *pmean, const void *prstd, bool add, void *pdx,
+                                 void *pdw, void *pdb, int64_t rows, int64_t cols)
+{
+    const float *w = pw, *means = pmean, *rstd = prstd;
+    float *dw = pdw, *db = pdb;
+    if (dw != NULL) memset(dw, 0, (size_t)cols * sizeof *dw);
+    if (db != NULL) memset(db, 0, (size_t)cols * sizeof *db);
+    for (int64_t r = 0; r < rows; r++) {
+        const T *x = (const T *)px + r * cols, *dy = (const T *)pdy + r * cols;
+        const vf s = vset(rstd[r]), m = vset(means[r]);
+        vf sum = vset(0), dot = vset(0);
+        LOOP(cols, vf d = IN(dy); vf h = (IN(x) - m) * s; vf g = d * INF(w); sum += g; dot += g * h;
+             if (dw != NULL) OUTF(dw, INF(dw) + d * h);
+             if (db != NULL) OUTF(db, INF(db) + d););
+        if (pdx == NULL) continue;
+        T *dx = (T *)pdx + r * cols;
+        const vf a = vset(vsum(sum) / (float)cols), c = vset(vsum(dot) / (float)cols), zero = vset(0);
+        LOOP(cols, OUT(dx, (add ? IN(dx) : zero) + s * (IN(dy) * INF(w) - a - (IN(x) - m) * s * c)););
+    }
+}
+
 static void NAME(rope)(const void *px, const int32_t *pos, const void *pc, const void *ps, bool inverse, bool add, void *py,
                        int64_t tokens, int64_t heads, int64_t dim)
 {

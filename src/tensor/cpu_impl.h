@@ -72,6 +72,39 @@ static void to_bf16(const float *x, bf16 *y, int64_t n)
     if (i < n) vstore_bf16_part(y + i, vload_f32_part(x + i, n - i), n - i);
 }
 
+/* Value and derivative of an activation. erf to 1.5e-7 by Abramowitz and Stegun 7.1.26. */
+static inline __attribute__((always_inline)) vf vact(const int kind, vf x, vf *derivative)
+{
+    const vf one = vset(1), half = vset(0.5f), zero = vset(0);
+    if (kind == SYI_ACT_RELU) {
+        const vi on = (vi)(x > zero);
+        *derivative = vselect(on, one, zero);
+        return vselect(on, x, zero);
+    }
+    if (kind == SYI_ACT_TANH) {
+        const vf t = one - vset(2) / (one + vexp(x + x));
+        *derivative = one - t * t;
+        return t;
+    }
+    if (kind == SYI_ACT_GELU_TANH) {
+        const vf c = vset(0.7978845608028654f), k = vset(0.044715f), xx = x * x;
+        const vf t = one - vset(2) / (one + vexp(vset(2) * c * x * (one + k * xx)));
+        *derivative = half * (one + t) + half * x * (one - t * t) * c * (one + vset(3) * k * xx);
+        return half * x * (one + t);
+    }
+    if (kind == SYI_ACT_GELU) {
+        const vf a = vselect(x < zero, -x, x) * vset(0.7071067811865476f), t = one / (one + vset(0.3275911f) * a), e = vexp(-a * a);
+        const vf p = t * (vset(0.254829592f) + t * (vset(-0.284496736f) + t * (vset(1.421413741f) + t * (vset(-1.453152027f) + t * vset(1.061405429f)))));
+        const vf tail = half * p * e; /* of the normal distribution beyond |x| */
+        const vf phi = vselect(x < zero, tail, one - tail);
+        *derivative = phi + x * e * vset(0.3989422804014327f);
+        return x * phi;
+    }
+    const vf k = kind == SYI_ACT_QUICK_GELU ? vset(1.702f) : one, s = one / (one + vexp(-k * x)), y = x * s;
+    *derivative = s + k * y * (one - s);
+    return y;
+}
+
 #define T float
 #define NAME(f) f##_f32
 #define LOAD vload_f32
@@ -151,6 +184,10 @@ const syi_cpu CPU_ROW = {
     .rmsnorm_grad = BY_TYPE(rmsnorm_grad),
     .swiglu = BY_TYPE(swiglu),
     .swiglu_grad = BY_TYPE(swiglu_grad),
+    .act = BY_TYPE(act),
+    .act_grad = BY_TYPE(act_grad),
+    .layernorm = BY_TYPE(layernorm),
+    .layernorm_grad = BY_TYPE(layernorm_grad),
     .rope = BY_TYPE(rope),
     .dot = BY_TYPE(dot),
 };

@@ -197,6 +197,34 @@ void syi_tree_add(syi_engine *e, int t, void *part, int64_t pieces, int64_t cols
         e->cpu->axpy[type](1, syi_at(part, c, z), true, syi_to(sum, c, z), count););
 }
 
+int syi_act_find(const char *name)
+{
+    static const struct { const char *name; syi_act kind; } rows[] = {
+        {"silu", SYI_ACT_SILU}, {"swish", SYI_ACT_SILU}, {"gelu", SYI_ACT_GELU}, {"gelu_python", SYI_ACT_GELU}, {"gelu_new", SYI_ACT_GELU_TANH},
+        {"gelu_fast", SYI_ACT_GELU_TANH}, {"gelu_pytorch_tanh", SYI_ACT_GELU_TANH}, {"quick_gelu", SYI_ACT_QUICK_GELU}, {"relu", SYI_ACT_RELU},
+        {"tanh", SYI_ACT_TANH},
+    };
+    for (int i = 0; i < SYI_COUNT(rows); i++)
+        if (strcmp(rows[i].name, name) == 0) return (int)rows[i].kind;
+    return -1;
+}
+
+sy_status syi_activate(syi_engine *e, sy_dtype dt, syi_act kind, const void *x, const void *u, void *y, int64_t n)
+{
+    TYPE(e, "activation", dt);
+    SYI_CUT(e, n, SYI_PIECE, i, count, e->cpu->act[t](kind, syi_at(x, i, z), syi_at(u, i, z), syi_to(y, i, z), count););
+    return SY_OK;
+}
+
+sy_status syi_activate_grad(syi_engine *e, sy_dtype dt, syi_act kind, const void *dy, const void *x, const void *u, bool add_x, void *dx, bool add_u,
+                            void *du, int64_t n)
+{
+    TYPE(e, "activation gradient", dt);
+    SYI_CUT(e, n, SYI_PIECE, i, count,
+            e->cpu->act_grad[t](kind, syi_at(dy, i, z), syi_at(x, i, z), syi_at(u, i, z), add_x, syi_to(dx, i, z), add_u, syi_to(du, i, z), count););
+    return SY_OK;
+}
+
 /* sum[c] += sum_r x[r,c] (* y[r,c]) */
 static sy_status col_sums(syi_engine *e, sy_dtype dt, const void *x, const void *y, void *sum, int64_t rows, int64_t cols)
 {

@@ -76,6 +76,21 @@ sy_status syi_rmsnorm_grad(syi_engine *e, sy_dtype dt, const void *dy, const voi
 sy_status syi_swiglu(syi_engine *e, sy_dtype dt, const void *gate, const void *up, void *y, int64_t n);
 sy_status syi_swiglu_grad(syi_engine *e, sy_dtype dt, const void *dy, const void *gate, const void *up,
                           bool add_gate, void *dgate, bool add_up, void *dup, int64_t n);
+/* Activations by name as config.json has them (syi_act_find). y = f(x) * u, u may be NULL;
+ * gradients of both. */
+#define SYI_ACT_EACH(X) X(SYI_ACT_SILU) X(SYI_ACT_GELU) X(SYI_ACT_GELU_TANH) X(SYI_ACT_QUICK_GELU) X(SYI_ACT_RELU) X(SYI_ACT_TANH)
+typedef enum { SYI_ACT_SILU, SYI_ACT_GELU, SYI_ACT_GELU_TANH, SYI_ACT_QUICK_GELU, SYI_ACT_RELU, SYI_ACT_TANH } syi_act;
+/* "gelu_new", "silu", ...: the activation, or -1. */
+int syi_act_find(const char *name);
+sy_status syi_activate(syi_engine *e, sy_dtype dt, syi_act kind, const void *x, const void *u, void *y, int64_t n);
+sy_status syi_activate_grad(syi_engine *e, sy_dtype dt, syi_act kind, const void *dy, const void *x, const void *u, bool add_x, void *dx, bool add_u,
+                            void *du, int64_t n);
+/* Layer norm: y = (x - mean) * rstd * w + b (b may be NULL); mean, rstd [rows] saved. dw, db
+ * [cols] added to; dx, dw, db may be NULL. */
+sy_status syi_layernorm(syi_engine *e, sy_dtype dt, const void *x, const void *w, const void *b, double eps, void *y, void *mean, void *rstd,
+                        int64_t rows, int64_t cols);
+sy_status syi_layernorm_grad(syi_engine *e, sy_dtype dt, const void *dy, const void *x, const void *w, const void *mean, const void *rstd, bool add,
+                             void *dx, void *dw, void *db, int64_t rows, int64_t cols);
 /* Rotary embedding, halves convention (HF): x[tokens, heads, dim], cos/sin tables
  * f32 [positions, dim/2] (f64 for dt F64). inverse: rotates back (the gradient). */
 sy_status syi_rope(syi_engine *e, sy_dtype dt, const void *x, const int32_t *pos, const void *cos_t, const void *sin_t,
@@ -93,6 +108,29 @@ double syi_sum(syi_engine *e, sy_dtype dt, const void *x, int64_t n);
 /* sum[r] = sum over columns of x[r,c] (* y[r,c]; NULL: of x), f32 (f64). */
 sy_status syi_row_sums(syi_engine *e, sy_dtype dt, const void *x, const void *y, void *sum, int64_t rows, int64_t cols);
 double syi_dot(syi_engine *e, sy_dtype dt, const void *x, const void *y, int64_t n);
+
+/* -- images (image.c) ----------------------------------------------------------------------- */
+/* Images are rows of channels: x[images, height, width, channels]. A window of kernel_h x
+ * kernel_w pixels moves by `stride` over the image with `pad` pixels around it. */
+typedef struct { int64_t images, height, width, channels, kernel_h, kernel_w, stride, pad, out_h, out_w; } syi_window;
+/* Sets out_h, out_w; false: nothing fits. */
+bool syi_window_size(syi_window *w);
+/* y[images*out_h*out_w, channels*kernel_h*kernel_w]: what each window sees, columns in the
+ * order of a kernel's numbers (channel, row, column); 0 beyond the edge. */
+sy_status syi_patches(syi_engine *e, sy_dtype dt, const syi_window *w, const void *x, void *y);
+sy_status syi_patches_grad(syi_engine *e, sy_dtype dt, const syi_window *w, const void *dy, bool add, void *dx);
+/* The largest (at: where in the window, int32 [out], the first of equals) or the mean of each
+ * window (edges count as 0, as torch's count_include_pad). */
+sy_status syi_pool_max(syi_engine *e, sy_dtype dt, const syi_window *w, const void *x, void *y, int32_t *at);
+sy_status syi_pool_mean(syi_engine *e, sy_dtype dt, const syi_window *w, const void *x, void *y);
+sy_status syi_pool_grad(syi_engine *e, sy_dtype dt, const syi_window *w, const void *dy, const int32_t *at, bool add, void *dx);
+/* Mean and (biased) variance of each column, f32 (f64), summed in f64. */
+sy_status syi_column_moments(syi_engine *e, sy_dtype dt, const void *x, void *mean, void *var, int64_t rows, int64_t cols);
+/* y = (x - mean) * rstd * w + b by column; gradients. fixed: mean and rstd are constants. */
+sy_status syi_batchnorm(syi_engine *e, sy_dtype dt, const void *x, const void *mean, const void *rstd, const void *w, const void *b, void *y,
+                        int64_t rows, int64_t cols);
+sy_status syi_batchnorm_grad(syi_engine *e, sy_dtype dt, const void *dy, const void *x, const void *mean, const void *rstd, const void *w, bool fixed,
+                             bool add, void *dx, void *dw, void *db, int64_t rows, int64_t cols);
 
 /* -- attention (attention.c) -------------------------------------------------------------- */
 /* Causal attention inside documents with grouped heads. q[tokens, heads, dim],
