@@ -4,7 +4,26 @@
  * pieces do that by scanning, long ones with a heap: n log n at worst. */
 #include "text.h"
 
-enum { SHORT = 48, FIX_MAX = 64, PIECE_MAX = 1 << 26, MERGES_MAX = 1 << 24 };
+/* U+2581, which stands for a space before a word */
+#define MARK "\xE2\x96\x81"
+enum { MARK_LEN = 3, SHORT = 48, FIX_MAX = 64, MERGES_MAX = 1 << 24, GLUE_MAX = 16 };
+
+typedef struct { uint64_t key; int32_t rank, id; } merge;
+typedef struct {
+    merge *merge;           /* open addressing                                       */
+    uint64_t mask;
+    syi_map *raw;           /* ignore_merges of a byte-level model: bytes -> id       */
+    int32_t byte[256];      /* id of each byte alone; byte-level models               */
+    int32_t fallback[256];  /* id of <0xNN>, or -1                                    */
+    bool bytewise;          /* the plain byte-level case: bytes are symbols           */
+    bool byte_fallback, fuse_unk, ignore_merges;
+    int32_t unk;            /* -1: none                                              */
+    char *prefix, *suffix;  /* NULL if empty                                         */
+    int64_t prefix_len, suffix_len;
+    bool cuts;              /* see cut()                                             */
+    uint32_t glue[GLUE_MAX]; /* what no cut may follow                               */
+    int glues;
+} bpe;
 
 /* -- loading ------------------------------------------------------------------- */
 
@@ -14,22 +33,14 @@ static uint64_t hash_pair(uint64_t key)
     return key ^ key >> 29;
 }
 
-static const syi_merge *merge_of(const syi_bpe *m, int32_t a, int32_t b)
+static const merge *merge_of(const bpe *m, int32_t a, int32_t b)
 {
     uint64_t key = (uint64_t)(uint32_t)a << 32 | (uint32_t)b;
     for (uint64_t i = hash_pair(key) & m->mask;; i = (i + 1) & m->mask) {
-        const syi_merge *x = &m->merge[i];
+        const merge *x = &m->merge[i];
         if (x->key == key) return x;
         if (x->key == UINT64_MAX) return NULL;
     }
-}
-
-static bool find_id(const sy_tokenizer *t, const char *s, size_t n, int32_t *id)
-{
-    int64_t v;
-    if (!syi_map_get(t->ids, s, n, &v)) return false;
-    *id = (int32_t)v;
-    return true;
 }
 
 /* Both parts of merges[i]: a pair, or one text with a space in it. */
@@ -56,16 +67,15 @@ static bool merge_parts(const json_t *j, const char *part[2], size_t len[2])
     return true;
 }
 
-static sy_status add_merge(syi_load *l, size_t i, int32_t rank, const json_t *j, syi_text *whole)
+static sy_status add_merge(syi_load *l, bpe *m, size_t i, int32_t rank, const json_t *j, syi_text *whole)
 {
-    syi_bpe *m = &l->t->bpe;
     const char *part[2];
     size_t len[2];
     int32_t id[3];
     if (!merge_parts(j, part, len))
         return syi_fail(l->ctx, SY_E_INPUT, "%s: model.merges[%zu]: expected a pair of tokens or one text \"a b\"", l->where, i);
     for (int k = 0; k < 2; k++)
-        if (!find_id(l->t, part[k], len[k], &id[k]))
+        if (!syi_find_id(l->t, part[k], len[k], &id[k]))
             return syi_fail(l->ctx, SY_E_INPUT, "%s: model.merges[%zu] uses '%.*s', which is not in model.vocab", l->where, i,
                             (int)syi_min((int64_t)len[k], 60), part[k]);
     size_t skip = len[1] < (size_t)m->prefix_len ? len[1] : (size_t)m->prefix_len;
@@ -73,24 +83,23 @@ static sy_status add_merge(syi_load *l, size_t i, int32_t rank, const json_t *j,
     syi_text_add(whole, part[0], len[0]);
     syi_text_add(whole, part[1] + skip, len[1] - skip);
     if (whole->failed) return SY_E_MEMORY;
-    if (!find_id(l->t, whole->s, whole->len, &id[2]))
+    if (!syi_find_id(l->t, whole->s, whole->len, &id[2]))
         return syi_fail(l->ctx, SY_E_INPUT, "%s: model.merges[%zu] makes '%.60s', which is not in model.vocab", l->where, i, whole->s);
     uint64_t key = (uint64_t)(uint32_t)id[0] << 32 | (uint32_t)id[1], at = hash_pair(key) & m->mask;
     while (m->merge[at].key != UINT64_MAX && m->merge[at].key != key) at = (at + 1) & m->mask;
-    m->merge[at] = (syi_merge){key, rank, id[2]}; /* of equal pairs the last counts */
+    m->merge[at] = (merge){key, rank, id[2]}; /* of equal pairs the last counts */
     return SY_OK;
 }
 
-static sy_status parse_merges(syi_load *l, const json_t *merges)
+static sy_status parse_merges(syi_load *l, bpe *m, const json_t *merges)
 {
-    syi_bpe *m = &l->t->bpe;
     if (!json_is_array(merges) || json_array_size(merges) > MERGES_MAX)
         return syi_fail(l->ctx, SY_E_INPUT, "%s: model.merges: expected an array of at most %d pairs", l->where, MERGES_MAX);
     size_t n = json_array_size(merges), slots = 16;
     while (slots < 2 * n) slots *= 2;
     m->merge = syi_alloc(l->ctx, slots * sizeof *m->merge);
     if (m->merge == NULL) return SY_E_MEMORY;
-    for (size_t i = 0; i < slots; i++) m->merge[i] = (syi_merge){UINT64_MAX, 0, 0};
+    for (size_t i = 0; i < slots; i++) m->merge[i] = (merge){UINT64_MAX, 0, 0};
     m->mask = slots - 1;
     syi_text whole;
     syi_text_init(&whole, l->ctx, 1 << 24);
@@ -99,26 +108,10 @@ static sy_status parse_merges(syi_load *l, const json_t *merges)
     for (size_t i = 0; i < n && st == SY_OK; i++) {
         const json_t *j = json_array_get(merges, i);
         if (json_is_string(j) && syi_starts(json_string_value(j), "#version")) continue;
-        st = add_merge(l, i, rank++, j, &whole);
+        st = add_merge(l, m, i, rank++, j, &whole);
     }
     syi_text_free(&whole);
     return st;
-}
-
-static sy_status parse_vocab(syi_load *l, const json_t *vocab)
-{
-    if (!json_is_object(vocab))
-        return syi_fail(l->ctx, SY_E_INPUT, "%s: model.vocab: expected an object of token: id", l->where);
-    const char *key;
-    size_t len;
-    json_t *v;
-    json_object_keylen_foreach((json_t *)(uintptr_t)vocab, key, len, v)
-    {
-        if (!json_is_integer(v))
-            return syi_fail(l->ctx, SY_E_INPUT, "%s: model.vocab['%.60s']: expected an id", l->where, key);
-        SYI_TRY(syi_tokenizer_add_entry(l, key, len, json_integer_value(v)));
-    }
-    return SY_OK;
 }
 
 /* prefix and suffix: NULL if absent or empty. */
@@ -135,21 +128,18 @@ static sy_status parse_fix(syi_load *l, const json_t *model, const char *key, ch
 
 /* What a byte-level model needs: the id of each byte, and with ignore_merges
  * the tokens by their bytes. */
-static sy_status byte_tables(syi_load *l)
+static sy_status byte_tables(syi_load *l, bpe *m)
 {
     sy_tokenizer *t = l->t;
-    syi_bpe *m = &t->bpe;
     m->bytewise = m->prefix == NULL && m->suffix == NULL;
     for (int b = 0; b < 256; b++) {
         uint8_t utf8[4];
         int k = syi_utf8_encode(syi_byte_char((uint8_t)b), utf8);
-        if (!find_id(t, (const char *)utf8, (size_t)k, &m->byte[b])) {
+        if (!syi_find_id(t, (const char *)utf8, (size_t)k, &m->byte[b])) {
             m->byte[b] = -1; /* some vocabularies lack bytes that UTF-8 never or hardly has */
         }
-        char name[8];
-        snprintf(name, sizeof name, "<0x%02X>", b);
-        if (!find_id(t, name, 6, &m->fallback[b])) m->fallback[b] = -1;
     }
+    syi_byte_tokens(t, m->fallback);
     if (!m->ignore_merges || !t->byte_level) return SY_OK;
     SYI_TRY(syi_map_new(l->ctx, &m->raw));
     syi_text raw;
@@ -175,44 +165,71 @@ static sy_status byte_tables(syi_load *l)
     return st;
 }
 
-sy_status syi_bpe_parse(syi_load *l, const json_t *model)
+/* Which characters stand before the mark of a word's beginning inside of a merge:
+ * few, or the text is never cut. */
+static void find_glue(const sy_tokenizer *t, bpe *m)
 {
-    syi_bpe *m = &l->t->bpe;
+    int32_t mark;
+    m->cuts = !t->byte_level && !m->ignore_merges && m->prefix == NULL && m->suffix == NULL && syi_find_id(t, MARK, MARK_LEN, &mark);
+    for (uint64_t i = 0; m->cuts && i <= m->mask; i++) {
+        if (m->merge[i].key == UINT64_MAX) continue;
+        const syi_entry *a = &t->entry[m->merge[i].key >> 32], *b = &t->entry[(uint32_t)m->merge[i].key];
+        const uint8_t *left = (const uint8_t *)t->pool + a->at;
+        if (b->len < MARK_LEN || memcmp(t->pool + b->at, MARK, MARK_LEN) != 0 || a->len == 0) continue;
+        int64_t begin, end;
+        uint32_t cp = 0;
+        syi_utf8_cover(left, a->len, a->len - 1, &begin, &end);
+        if (syi_utf8_decode(left + begin, a->len - begin, &cp) == 0) m->cuts = false;
+        int k = 0;
+        while (k < m->glues && m->glue[k] != cp) k++;
+        if (k == GLUE_MAX) m->cuts = false;
+        else if (k == m->glues) m->glue[m->glues++] = cp;
+    }
+}
+
+static sy_status parse(syi_load *l, const json_t *model, void **state)
+{
+    bpe *m = *state = syi_calloc(l->ctx, 1, sizeof *m);
+    if (m == NULL) return SY_E_MEMORY;
     m->unk = -1;
     SYI_TRY(parse_fix(l, model, "continuing_subword_prefix", &m->prefix, &m->prefix_len));
     SYI_TRY(parse_fix(l, model, "end_of_word_suffix", &m->suffix, &m->suffix_len));
     SYI_TRY(syi_want_bool(l, model, "model", "byte_fallback", 0, &m->byte_fallback));
     SYI_TRY(syi_want_bool(l, model, "model", "fuse_unk", 0, &m->fuse_unk));
     SYI_TRY(syi_want_bool(l, model, "model", "ignore_merges", 0, &m->ignore_merges));
-    SYI_TRY(parse_vocab(l, json_object_get(model, "vocab")));
-    SYI_TRY(parse_merges(l, json_object_get(model, "merges")));
+    SYI_TRY(syi_vocab_object(l, json_object_get(model, "vocab")));
+    SYI_TRY(parse_merges(l, m, json_object_get(model, "merges")));
     const json_t *unk = json_object_get(model, "unk_token");
-    if (json_is_string(unk) && !find_id(l->t, json_string_value(unk), json_string_length(unk), &m->unk))
+    if (json_is_string(unk) && !syi_find_id(l->t, json_string_value(unk), json_string_length(unk), &m->unk))
         syi_log(l->ctx, SY_LOG_WARN, "%s: model.unk_token '%s' is not in model.vocab: unknown characters are left out", l->where,
                 json_string_value(unk));
     const json_t *dropout = json_object_get(model, "dropout");
     if (json_is_number(dropout) && json_number_value(dropout) != 0)
         syi_log(l->ctx, SY_LOG_INFO, "%s: model.dropout is not used: the same text always gives the same tokens", l->where);
-    return byte_tables(l);
+    find_glue(l->t, m);
+    return byte_tables(l, m);
 }
 
-void syi_bpe_free(sy_context *ctx, syi_bpe *m)
+static void release(sy_context *ctx, void *state)
 {
+    bpe *m = state;
+    if (m == NULL) return;
     syi_free(ctx, m->merge);
     syi_map_free(m->raw);
     syi_free(ctx, m->prefix);
     syi_free(ctx, m->suffix);
+    syi_free(ctx, m);
 }
 
 /* -- merging ---------------------------------------------------------------------- */
 
 /* In place on at most SHORT ids; lens, if given, adds up along. Returns how many
  * are left. */
-static int merge_short(const syi_bpe *m, int32_t *id, int32_t *len, int n)
+static int merge_short(const bpe *m, int32_t *id, int32_t *len, int n)
 {
     int32_t rank[SHORT], made[SHORT];
     for (int i = 0; i + 1 < n; i++) {
-        const syi_merge *x = merge_of(m, id[i], id[i + 1]);
+        const merge *x = merge_of(m, id[i], id[i + 1]);
         rank[i] = x ? x->rank : INT32_MAX;
         made[i] = x ? x->id : 0;
     }
@@ -233,7 +250,7 @@ static int merge_short(const syi_bpe *m, int32_t *id, int32_t *len, int n)
             made[i] = made[i + 1];
         }
         for (int i = best > 0 ? best - 1 : 0; i <= best && i + 1 < n; i++) {
-            const syi_merge *x = merge_of(m, id[i], id[i + 1]);
+            const merge *x = merge_of(m, id[i], id[i + 1]);
             rank[i] = x ? x->rank : INT32_MAX;
             made[i] = x ? x->id : 0;
         }
@@ -252,11 +269,11 @@ static void sift_down(syi_candidate *h, int64_t n, int64_t i)
     h[i] = x;
 }
 
-static sy_status offer(syi_encoder *e, const syi_bpe *m, int64_t *n, int32_t at)
+static sy_status offer(syi_encoder *e, const bpe *m, int64_t *n, int32_t at)
 {
     const syi_symbol *s = e->symbol;
     if (s[at].next < 0) return SY_OK;
-    const syi_merge *x = merge_of(m, s[at].id, s[s[at].next].id);
+    const merge *x = merge_of(m, s[at].id, s[s[at].next].id);
     if (x == NULL) return SY_OK;
     void *p = e->heap;
     sy_status st = syi_grow(e->ctx, &p, &e->cap_heap, *n + 1, sizeof *e->heap, INT32_MAX);
@@ -270,7 +287,7 @@ static sy_status offer(syi_encoder *e, const syi_bpe *m, int64_t *n, int32_t at)
 }
 
 /* On e->symbol[0..n), linked; merged ones have length 0 after. */
-static sy_status merge_long(syi_encoder *e, const syi_bpe *m, int64_t count)
+static sy_status merge_long(syi_encoder *e, const bpe *m, int64_t count)
 {
     int64_t n = 0;
     syi_symbol *s = e->symbol;
@@ -282,7 +299,7 @@ static sy_status merge_long(syi_encoder *e, const syi_bpe *m, int64_t count)
         syi_symbol *a = &s[top.at];
         if (a->len == 0 || a->next < 0) continue;
         syi_symbol *b = &s[a->next];
-        const syi_merge *x = merge_of(m, a->id, b->id);
+        const merge *x = merge_of(m, a->id, b->id);
         if (x == NULL || x->id != top.id) continue; /* made from what is no longer there */
         a->id = top.id;
         a->len += b->len;
@@ -303,9 +320,9 @@ static sy_status symbols(syi_encoder *e, int64_t n)
     return st;
 }
 
-/* e->symbol[0..n) with id and len set: links, merges, emits; `at` bytes at the
+/* e->symbol[0..n) with id and len set: links, merges, writes; `at` bytes at the
  * beginning of the piece belong to none. */
-static sy_status merge_and_emit(syi_encoder *e, const syi_bpe *m, int64_t n, int64_t at, const syi_piece *p)
+static sy_status merge_and_write(syi_encoder *e, const bpe *m, int64_t n, int64_t at)
 {
     for (int64_t i = 0; i < n; i++) {
         e->symbol[i].prev = (int32_t)i - 1;
@@ -314,48 +331,41 @@ static sy_status merge_and_emit(syi_encoder *e, const syi_bpe *m, int64_t n, int
     SYI_TRY(merge_long(e, m, n));
     for (int64_t i = 0; i < n; i++) {
         if (e->symbol[i].len == 0) continue;
-        SYI_TRY(syi_emit(e, e->symbol[i].id, p, at, at + e->symbol[i].len));
+        SYI_TRY(syi_out(e, e->symbol[i].id, at, at + e->symbol[i].len));
         at += e->symbol[i].len;
     }
     return SY_OK;
 }
 
+static sy_status merge_short_and_write(syi_encoder *e, const bpe *m, int32_t *id, int32_t *len, int n)
+{
+    int32_t at = 0;
+    n = merge_short(m, id, len, n);
+    for (int i = 0; i < n; at += len[i++]) SYI_TRY(syi_out(e, id[i], at, at + len[i]));
+    return SY_OK;
+}
+
 /* -- the plain byte-level case ------------------------------------------------------ */
 
-static sy_status run_characters(syi_encoder *e, const syi_bpe *m, const syi_piece *p);
+static sy_status run_characters(syi_encoder *e, const bpe *m, const uint8_t *s, int64_t n);
 
-static sy_status run_bytes(syi_encoder *e, const syi_bpe *m, const syi_piece *p)
+static sy_status run_bytes(syi_encoder *e, const bpe *m, const uint8_t *s, int64_t n)
 {
-    int64_t n = p->n;
-    if (n == 1 && m->byte[p->s[0]] >= 0) return syi_emit_many(e, &m->byte[p->s[0]], 1, p);
-    syi_cached *c = NULL;
-    if (n <= SYI_CACHE_KEY) {
-        c = &e->cache[syi_hash64(p->s, (size_t)n, 0) & (uint64_t)(e->cache_slots - 1)];
-        if (c->len == n && memcmp(c->key, p->s, (size_t)n) == 0) return syi_emit_many(e, c->id, c->n, p);
-    }
     for (int64_t i = 0; i < n; i++)
-        if (m->byte[p->s[i]] < 0) return run_characters(e, m, p);
-    int32_t id[SHORT];
+        if (m->byte[s[i]] < 0) return run_characters(e, m, s, n);
     int64_t whole;
-    int k = 0;
-    if (m->raw != NULL && syi_map_get(m->raw, (const char *)p->s, (size_t)n, &whole)) {
-        id[0] = (int32_t)whole;
-        k = 1;
-    } else if (n <= SHORT) {
-        for (int64_t i = 0; i < n; i++) id[i] = m->byte[p->s[i]];
-        k = merge_short(m, id, NULL, (int)n);
-    } else {
-        SYI_TRY(symbols(e, n));
-        for (int64_t i = 0; i < n; i++) e->symbol[i] = (syi_symbol){.id = m->byte[p->s[i]], .len = 1};
-        return merge_and_emit(e, m, n, 0, p);
+    if (m->raw != NULL && syi_map_get(m->raw, (const char *)s, (size_t)n, &whole)) return syi_out(e, (int32_t)whole, 0, n);
+    if (n <= SHORT) {
+        int32_t id[SHORT], len[SHORT];
+        for (int64_t i = 0; i < n; i++) {
+            id[i] = m->byte[s[i]];
+            len[i] = 1;
+        }
+        return merge_short_and_write(e, m, id, len, (int)n);
     }
-    if (c != NULL && k <= SYI_CACHE_IDS) {
-        c->len = (uint8_t)n;
-        c->n = (uint8_t)k;
-        memcpy(c->key, p->s, (size_t)n);
-        memcpy(c->id, id, (size_t)k * sizeof *id);
-    }
-    return syi_emit_many(e, id, k, p);
+    SYI_TRY(symbols(e, n));
+    for (int64_t i = 0; i < n; i++) e->symbol[i] = (syi_symbol){.id = m->byte[s[i]], .len = 1};
+    return merge_and_write(e, m, n, 0);
 }
 
 /* -- the general case ----------------------------------------------------------------- */
@@ -374,7 +384,7 @@ static void flush_unknown(syi_encoder *e, builder *b)
 }
 
 /* One character of the piece (`size` bytes of it) as ids. */
-static void put_character(syi_encoder *e, const syi_bpe *m, builder *b, const uint8_t *s, int size, bool first, bool last)
+static void put_character(syi_encoder *e, const bpe *m, builder *b, const uint8_t *s, int size, bool first, bool last)
 {
     char name[2 * FIX_MAX + 8];
     int64_t n = 0;
@@ -383,7 +393,7 @@ static void put_character(syi_encoder *e, const syi_bpe *m, builder *b, const ui
     if (e->t->byte_level) n += syi_utf8_encode(syi_byte_char(s[0]), (uint8_t *)name + n);
     else memcpy(name + n, s, (size_t)size), n += size;
     if (last && m->suffix) memcpy(name + n, m->suffix, (size_t)m->suffix_len), n += m->suffix_len;
-    if (find_id(e->t, name, (size_t)n, &id)) {
+    if (syi_find_id(e->t, name, (size_t)n, &id)) {
         flush_unknown(e, b);
         put(e, b, id, size);
         return;
@@ -405,33 +415,60 @@ static void put_character(syi_encoder *e, const syi_bpe *m, builder *b, const ui
     b->unk_len += size;
 }
 
-static sy_status run_characters(syi_encoder *e, const syi_bpe *m, const syi_piece *p)
+static sy_status run_characters(syi_encoder *e, const bpe *m, const uint8_t *s, int64_t n)
 {
     if (m->ignore_merges) {
         int32_t id;
         int64_t whole;
-        if (!e->t->byte_level && find_id(e->t, (const char *)p->s, (size_t)p->n, &id)) return syi_emit(e, id, p, 0, p->n);
-        if (e->t->byte_level && syi_map_get(m->raw, (const char *)p->s, (size_t)p->n, &whole))
-            return syi_emit(e, (int32_t)whole, p, 0, p->n);
+        if (!e->t->byte_level && syi_find_id(e->t, (const char *)s, (size_t)n, &id)) return syi_out(e, id, 0, n);
+        if (e->t->byte_level && syi_map_get(m->raw, (const char *)s, (size_t)n, &whole)) return syi_out(e, (int32_t)whole, 0, n);
     }
-    SYI_TRY(symbols(e, p->n));
+    SYI_TRY(symbols(e, n));
     builder b = {0};
-    for (int64_t i = 0; i < p->n;) {
+    for (int64_t i = 0; i < n;) {
         uint32_t cp;
-        int k = e->t->byte_level ? 1 : syi_utf8_decode(p->s + i, p->n - i, &cp);
+        int k = e->t->byte_level ? 1 : syi_utf8_decode(s + i, n - i, &cp);
         if (k == 0) k = 1;
-        put_character(e, m, &b, p->s + i, k, i == 0, i + k == p->n);
+        put_character(e, m, &b, s + i, k, i == 0, i + k == n);
         i += k;
     }
     flush_unknown(e, &b);
-    return merge_and_emit(e, m, b.n, b.skipped, p);
+    if (b.n > SHORT || b.skipped > 0) return merge_and_write(e, m, b.n, b.skipped);
+    int32_t id[SHORT], len[SHORT];
+    for (int64_t i = 0; i < b.n; i++) {
+        id[i] = e->symbol[i].id;
+        len[i] = e->symbol[i].len;
+    }
+    return merge_short_and_write(e, m, id, len, (int)b.n);
 }
 
-sy_status syi_bpe_run(syi_encoder *e, const syi_piece *p)
+static sy_status run(syi_encoder *e, const void *state, const uint8_t *s, int64_t n)
 {
-    const syi_bpe *m = &e->t->bpe;
-    if (p->n > PIECE_MAX)
-        return syi_fail(e->ctx, SY_E_INPUT, "a word of %lld bytes; the pre-tokenizer leaves at most %d together here",
-                        (long long)p->n, PIECE_MAX);
-    return m->bytewise && e->t->byte_level ? run_bytes(e, m, p) : run_characters(e, m, p);
+    const bpe *m = state;
+    return m->bytewise && e->t->byte_level ? run_bytes(e, m, s, n) : run_characters(e, m, s, n);
 }
+
+/* Models without a pre-tokenizer take a whole text as one word. Before the mark of a
+ * word's beginning it can be cut unless some merge joins what comes before to it: no
+ * merge ever crosses such a place, so both sides merge as they would together. */
+static int64_t cut(const void *state, const uint8_t *s, int64_t n, int64_t from)
+{
+    const bpe *m = state;
+    if (!m->cuts) return n;
+    for (int64_t at = from + 1; at + MARK_LEN <= n; at++) {
+        const uint8_t *mark = memchr(s + at, (uint8_t)MARK[0], (size_t)(n - at - MARK_LEN + 1));
+        if (mark == NULL) return n;
+        at = mark - s;
+        if (memcmp(mark, MARK, MARK_LEN) != 0) continue;
+        int64_t begin, end;
+        uint32_t cp = 0;
+        syi_utf8_cover(s, at, at - 1, &begin, &end);
+        if (syi_utf8_decode(s + begin, at - begin, &cp) == 0) return at;
+        int k = 0;
+        while (k < m->glues && m->glue[k] != cp) k++;
+        if (k == m->glues) return at;
+    }
+    return n;
+}
+
+const syi_model syi_bpe = {"BPE", parse, release, run, cut};

@@ -236,6 +236,86 @@ static sy_status suffix(sy_context *ctx, const syi_stage *st, const syi_pieces *
     return SY_OK;
 }
 
+/* -- WordPiece, CTC ------------------------------------------------------------------------- */
+
+/* Every `from` in bytes [begin, out->len) of the last piece becomes `to`. */
+static sy_status swap(sy_context *ctx, syi_pieces *out, int64_t begin, const char *from, int64_t n, const char *to)
+{
+    int64_t at = begin, m = (int64_t)strlen(to);
+    while (n > 0 && at + n <= out->len) {
+        const uint8_t *found = memmem(out->s + at, (size_t)(out->len - at), from, (size_t)n);
+        if (found == NULL) break;
+        at = found - out->s;
+        int64_t rest = out->len - at - n;
+        if (m > n) SYI_TRY(add(ctx, out, (const uint8_t *)to, m - n)); /* room only */
+        memmove(out->s + at + m, out->s + at + n, (size_t)rest);
+        memcpy(out->s + at, to, (size_t)m);
+        out->len = at + m + rest;
+        at += m;
+    }
+    return SY_OK;
+}
+
+static sy_status clean_up(sy_context *ctx, syi_pieces *out, int64_t begin)
+{
+    static const char *const pair[][2] = {{" .", "."},   {" ?", "?"},     {" !", "!"},     {" ,", ","},     {" ' ", "'"},  {" n't", "n't"},
+                                          {" 'm", "'m"}, {" do not", " don't"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
+    for (int i = 0; i < SYI_COUNT(pair); i++) SYI_TRY(swap(ctx, out, begin, pair[i][0], (int64_t)strlen(pair[i][0]), pair[i][1]));
+    return SY_OK;
+}
+
+static sy_status parse_word_piece(syi_load *l, const json_t *j, const char *path, syi_stage *s)
+{
+    SYI_TRY(syi_want_bool(l, j, path, "cleanup", 1, &s->trim));
+    return syi_want_string(l, j, path, "prefix", "##", &s->text, &s->text_len);
+}
+
+static sy_status word_piece(sy_context *ctx, const syi_stage *st, const syi_pieces *in, syi_pieces *out)
+{
+    for (int64_t i = 0; i < in->n; i++) {
+        const uint8_t *s;
+        int64_t n, begin = out->len;
+        get(in, i, &s, &n);
+        bool inner = n >= st->text_len && memcmp(s, st->text, (size_t)st->text_len) == 0;
+        if (i > 0 && inner) s += st->text_len, n -= st->text_len;
+        else if (i > 0) SYI_TRY(add(ctx, out, (const uint8_t *)" ", 1));
+        SYI_TRY(add(ctx, out, s, n));
+        if (st->trim) SYI_TRY(clean_up(ctx, out, begin));
+        SYI_TRY(close_piece(ctx, out));
+    }
+    return SY_OK;
+}
+
+static sy_status parse_ctc(syi_load *l, const json_t *j, const char *path, syi_stage *s)
+{
+    SYI_TRY(syi_want_bool(l, j, path, "cleanup", 1, &s->trim));
+    SYI_TRY(syi_want_string(l, j, path, "pad_token", "<pad>", &s->text, &s->text_len));
+    return syi_want_string(l, j, path, "word_delimiter_token", "|", &s->text2, &s->text2_len);
+}
+
+static sy_status ctc(sy_context *ctx, const syi_stage *st, const syi_pieces *in, syi_pieces *out)
+{
+    const uint8_t *last = NULL;
+    int64_t last_n = -1;
+    for (int64_t i = 0; i < in->n; i++) {
+        const uint8_t *s;
+        int64_t n, begin = out->len;
+        get(in, i, &s, &n);
+        bool again = n == last_n && memcmp(s, last, (size_t)n) == 0;
+        last = s;
+        last_n = n;
+        if (again) continue;
+        SYI_TRY(add(ctx, out, s, n));
+        SYI_TRY(swap(ctx, out, begin, st->text, st->text_len, ""));
+        if (st->trim) {
+            SYI_TRY(clean_up(ctx, out, begin));
+            SYI_TRY(swap(ctx, out, begin, st->text2, st->text2_len, " "));
+        }
+        if (out->len > begin) SYI_TRY(close_piece(ctx, out));
+    }
+    return SY_OK;
+}
+
 const syi_component syi_decoders[] = {
     {"ByteLevel", parse_nothing, {.decode = byte_level}},
     {"ByteFallback", parse_nothing, {.decode = byte_fallback}},
@@ -244,6 +324,8 @@ const syi_component syi_decoders[] = {
     {"Replace", parse_replace, {.decode = replace}},
     {"Metaspace", parse_metaspace, {.decode = metaspace}},
     {"BPEDecoder", parse_suffix, {.decode = suffix}},
+    {"WordPiece", parse_word_piece, {.decode = word_piece}},
+    {"CTC", parse_ctc, {.decode = ctc}},
     {NULL, NULL, {.decode = NULL}},
 };
 

@@ -4,6 +4,8 @@
  * number of encoders share one tokenizer. */
 #include "text.h"
 
+enum { PIECE_MAX = 1 << 26 };
+
 /* -- buffers ------------------------------------------------------------------ */
 
 static sy_status buffer_room(sy_context *ctx, syi_buffer *b, int64_t n)
@@ -55,6 +57,19 @@ sy_status syi_buffer_copy(sy_context *ctx, syi_buffer *b, const syi_piece *p)
     return SY_OK;
 }
 
+sy_status syi_buffer_part(sy_context *ctx, syi_buffer *b, const syi_piece *in, int64_t from, int64_t to)
+{
+    int64_t at = b->n;
+    syi_piece part = syi_piece_cut(in, from, to);
+    SYI_TRY(syi_buffer_copy(ctx, b, &part));
+    if (in->map == NULL)
+        for (int64_t i = at; i < b->n; i++) {
+            b->map[i].begin += (int32_t)from;
+            b->map[i].end += (int32_t)from;
+        }
+    return SY_OK;
+}
+
 void syi_buffer_free(sy_context *ctx, syi_buffer *b)
 {
     syi_free(ctx, b->s);
@@ -89,6 +104,8 @@ void syi_encoder_free(syi_encoder *e)
     syi_free(ctx, e->begin);
     syi_free(ctx, e->end);
     syi_free(ctx, e->cache);
+    syi_free(ctx, e->made);
+    syi_free(ctx, e->work);
     syi_free(ctx, e->symbol);
     syi_free(ctx, e->heap);
     syi_free(ctx, e);
@@ -135,7 +152,7 @@ static void place(const syi_encoder *e, const syi_piece *p, int64_t begin, int64
     e->end[at] = f;
 }
 
-sy_status syi_emit(syi_encoder *e, int32_t id, const syi_piece *p, int64_t begin, int64_t end)
+static sy_status emit(syi_encoder *e, int32_t id, const syi_piece *p, int64_t begin, int64_t end)
 {
     SYI_TRY(syi_encoder_room(e, 1));
     e->id[e->n] = id;
@@ -144,20 +161,85 @@ sy_status syi_emit(syi_encoder *e, int32_t id, const syi_piece *p, int64_t begin
     return SY_OK;
 }
 
-/* Tokens of a byte-level model: each covers as many bytes as it has characters. */
-sy_status syi_emit_many(syi_encoder *e, const int32_t *id, int64_t n, const syi_piece *p)
+/* -- the model --------------------------------------------------------------------- */
+
+sy_status syi_out(syi_encoder *e, int32_t id, int64_t begin, int64_t end)
 {
-    SYI_TRY(syi_encoder_room(e, n));
-    for (int64_t i = 0; i < n; i++) e->id[e->n + i] = id[i];
-    if (e->offsets) {
-        int64_t at = 0;
-        for (int64_t i = 0; i < n; i++) {
-            int64_t end = at + e->t->entry[id[i]].chars;
-            place(e, p, at, end, e->n + i);
-            at = end;
-        }
+    if (e->n_made == e->cap_made) {
+        void *p = e->made;
+        sy_status st = syi_grow(e->ctx, &p, &e->cap_made, e->n_made + 1, sizeof *e->made, INT64_MAX / 32);
+        e->made = p;
+        if (st != SY_OK) return st;
     }
-    e->n += n;
+    e->made[e->n_made++] = (syi_made){id, (int32_t)begin, (int32_t)end};
+    return SY_OK;
+}
+
+sy_status syi_no_unk(syi_encoder *e, const uint8_t *s, int64_t n)
+{
+    return syi_fail(e->ctx, SY_E_INPUT, "'%.*s' has no token, and the tokenizer has no token for the unknown (model.unk_token)",
+                    (int)syi_min(n, 60), (const char *)s);
+}
+
+static sy_status emit_cached(syi_encoder *e, const syi_cached *c, const syi_piece *p)
+{
+    SYI_TRY(syi_encoder_room(e, SYI_CACHE_IDS));
+    for (int i = 0; i < SYI_CACHE_IDS; i++) e->id[e->n + i] = c->id[i];
+    if (e->offsets)
+        for (int64_t i = 0, at = 0; i < c->n; at += c->size[i++]) place(e, p, at, at + c->size[i], e->n + i);
+    e->n += c->n;
+    return SY_OK;
+}
+
+/* Remembers what the model made if its tokens cover the piece one after another. */
+static void remember(const syi_encoder *e, syi_cached *c, const uint8_t *s, int64_t n)
+{
+    int64_t at = 0, i = 0;
+    if (e->n_made > SYI_CACHE_IDS) return;
+    for (; i < e->n_made && e->made[i].begin == at; i++) at = e->made[i].end;
+    if (at != n || i != e->n_made) return;
+    c->len = (uint8_t)n;
+    c->n = (uint8_t)e->n_made;
+    memcpy(c->key, s, (size_t)n);
+    for (i = 0; i < e->n_made; i++) {
+        c->id[i] = e->made[i].id;
+        c->size[i] = (uint8_t)(e->made[i].end - e->made[i].begin);
+    }
+}
+
+static sy_status run_model(syi_encoder *e, const syi_piece *p)
+{
+    syi_cached *c = NULL;
+    if (p->n <= SYI_CACHE_KEY) {
+        c = &e->cache[syi_hash64(p->s, (size_t)p->n, 0) & (uint64_t)(e->cache_slots - 1)];
+        if (c->len == p->n && memcmp(c->key, p->s, (size_t)p->n) == 0) return emit_cached(e, c, p);
+    } else if (p->n > PIECE_MAX) {
+        return syi_fail(e->ctx, SY_E_INPUT, "a word of %lld bytes; the pre-tokenizer leaves at most %d together here", (long long)p->n,
+                        PIECE_MAX);
+    }
+    e->n_made = 0;
+    SYI_TRY(e->t->model->run(e, e->t->state, p->s, p->n));
+    if (c != NULL) remember(e, c, p->s, p->n);
+    SYI_TRY(syi_encoder_room(e, e->n_made));
+    for (int64_t i = 0; i < e->n_made; i++) {
+        e->id[e->n + i] = e->made[i].id;
+        if (e->offsets) place(e, p, e->made[i].begin, e->made[i].end, e->n + i);
+    }
+    e->n += e->n_made;
+    return SY_OK;
+}
+
+/* Cut where that changes nothing: shorter words are quicker, and met again. */
+static sy_status to_model(syi_encoder *e, const syi_piece *p)
+{
+    const syi_model *m = e->t->model;
+    if (m->cut == NULL) return run_model(e, p);
+    for (int64_t at = 0; at < p->n;) {
+        int64_t end = m->cut(e->t->state, p->s, p->n, at);
+        syi_piece part = syi_piece_cut(p, at, end);
+        SYI_TRY(run_model(e, &part));
+        at = end;
+    }
     return SY_OK;
 }
 
@@ -167,7 +249,7 @@ sy_status syi_encode_piece(syi_encoder *e, int at, const syi_piece *p)
 {
     if (p->n == 0) return SY_OK;
     const syi_pipeline *line = &e->t->pretokenizer;
-    if (at == line->n) return e->t->model->run(e, p);
+    if (at == line->n) return to_model(e, p);
     const syi_stage *s = &line->stage[at];
     return s->kind->run.split(e, s, at, p);
 }
@@ -219,7 +301,7 @@ static sy_status cut(syi_encoder *e, const syi_trie *trie, bool special, const s
             syi_piece p = syi_piece_cut(in, done, begin);
             SYI_TRY(rest(e, special, &p));
         }
-        SYI_TRY(syi_emit(e, a->id, in, begin, end));
+        SYI_TRY(emit(e, a->id, in, begin, end));
         done = end;
     }
     if (done < in->n) {

@@ -239,20 +239,6 @@ static sy_status parse_replace(syi_load *l, const json_t *j, const char *path, s
     return syi_want_string(l, j, path, "content", NULL, &s->text, &s->text_len);
 }
 
-/* Bytes [from,to) of the piece into a buffer that counts from the piece's base. */
-static sy_status copy_part(syi_encoder *e, syi_buffer *out, const syi_piece *in, int64_t from, int64_t to)
-{
-    int64_t at = out->n;
-    syi_piece part = syi_piece_cut(in, from, to);
-    SYI_TRY(syi_buffer_copy(e->ctx, out, &part));
-    if (in->map == NULL)
-        for (int64_t i = at; i < out->n; i++) {
-            out->map[i].begin += (int32_t)from;
-            out->map[i].end += (int32_t)from;
-        }
-    return SY_OK;
-}
-
 static sy_status replace(syi_encoder *e, const syi_stage *s, const syi_piece *in, syi_buffer *out, bool *changed)
 {
     syi_matches it;
@@ -263,12 +249,12 @@ static sy_status replace(syi_encoder *e, const syi_stage *s, const syi_piece *in
         SYI_TRY(syi_matches_next(&it, &found, &begin, &end));
         if (!found) break;
         *changed = true;
-        SYI_TRY(copy_part(e, out, in, done, begin));
+        SYI_TRY(syi_buffer_part(e->ctx, out, in, done, begin));
         syi_span span = end > 0 ? syi_piece_span(in, end - 1) : (syi_span){0, 0};
         SYI_TRY(syi_buffer_add(e->ctx, out, (const uint8_t *)s->text, s->text_len, span));
         done = end;
     }
-    return *changed ? copy_part(e, out, in, done, in->n) : SY_OK;
+    return *changed ? syi_buffer_part(e->ctx, out, in, done, in->n) : SY_OK;
 }
 
 /* -- Prepend, Strip -------------------------------------------------------------------------- */
@@ -304,7 +290,14 @@ static sy_status strip(syi_encoder *e, const syi_stage *s, const syi_piece *in, 
     }
     if (begin == 0 && end == in->n) return SY_OK;
     *changed = true;
-    return copy_part(e, out, in, begin, end);
+    return syi_buffer_part(e->ctx, out, in, begin, end);
+}
+
+static sy_status spell(syi_encoder *e, const syi_stage *s, const syi_piece *in, syi_buffer *out, bool *changed)
+{
+    (void)s;
+    *changed = true;
+    return syi_bytes_to_chars(e->ctx, in, out);
 }
 
 const syi_component syi_normalizers[] = {
@@ -316,5 +309,10 @@ const syi_component syi_normalizers[] = {
     {"Replace", parse_replace, {.normalize = replace}},
     {"Prepend", parse_prepend, {.normalize = prepend}},
     {"Strip", parse_strip, {.normalize = strip}},
+    {"BertNormalizer", syi_bert_parse, {.normalize = syi_map_chars}},
+    {"StripAccents", syi_strip_accents_parse, {.normalize = syi_map_chars}},
+    {"Nmt", syi_nmt_parse, {.normalize = syi_map_chars}},
+    {"ByteLevel", parse_nothing, {.normalize = spell}},
+    {"Precompiled", syi_charsmap_parse, {.normalize = syi_charsmap_run}},
     {NULL, NULL, {.normalize = NULL}},
 };

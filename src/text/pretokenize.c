@@ -108,12 +108,18 @@ static sy_status split_chars(syi_encoder *e, bool (*is)(uint32_t, uint32_t), uin
 
 /* -- ByteLevel ------------------------------------------------------------------ */
 
+static sy_status spell(syi_encoder *e, const syi_stage *s, int at, const syi_piece *in);
+static const syi_component spelling = {"ByteLevel's characters", NULL, {.split = spell}};
+
 static sy_status parse_byte_level(syi_load *l, const json_t *j, const char *path, syi_stage *s)
 {
     SYI_TRY(syi_want_bool(l, j, path, "add_prefix_space", -1, &s->prefix_space));
     SYI_TRY(syi_want_bool(l, j, path, "use_regex", 1, &s->use_regex));
     static const char gpt2[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
-    if (s->use_regex) return syi_regex_new(l->ctx, gpt2, sizeof gpt2 - 1, false, path, &s->regex);
+    if (s->use_regex) SYI_TRY(syi_regex_new(l->ctx, gpt2, sizeof gpt2 - 1, false, path, &s->regex));
+    syi_stage *after = syi_stage_add(l, path, &spelling); /* left out where the model takes bytes */
+    if (after == NULL) return SY_E_UNSUPPORTED;
+    after->spell = true;
     return SY_OK;
 }
 
@@ -128,8 +134,16 @@ static sy_status prepend(syi_encoder *e, int at, const char *text, int64_t len, 
     return SY_OK;
 }
 
-/* The map from bytes to characters is not applied: the model knows the ids of
- * bytes (t->byte_level). */
+static sy_status spell(syi_encoder *e, const syi_stage *s, int at, const syi_piece *in)
+{
+    (void)s;
+    syi_buffer *b = &e->rewrite[at];
+    b->n = 0;
+    SYI_TRY(syi_bytes_to_chars(e->ctx, in, b));
+    syi_piece p = {b->s, b->n, b->map, in->base};
+    return syi_encode_piece(e, at + 1, &p);
+}
+
 static sy_status split_byte_level(syi_encoder *e, const syi_stage *s, int at, const syi_piece *in)
 {
     syi_piece p = *in;
@@ -210,6 +224,85 @@ static sy_status split_whitespace(syi_encoder *e, const syi_stage *s, int at, co
 {
     (void)s;
     return split_chars(e, is_space, 0, SYI_REMOVED, at, in);
+}
+
+/* BERT: white space goes, punctuation stands alone. */
+static sy_status split_bert(syi_encoder *e, const syi_stage *s, int at, const syi_piece *in)
+{
+    (void)s;
+    int64_t begin = 0;
+    for (int64_t i = 0; i <= in->n;) {
+        uint32_t cp = 0;
+        int k = syi_utf8_decode(in->s + i, in->n - i, &cp);
+        int64_t size = k > 0 ? k : 1;
+        bool space = k > 0 && syi_is_space(cp), alone = k > 0 && !space && syi_is_punctuation(cp);
+        if (i == in->n || space || alone) {
+            syi_piece word = syi_piece_cut(in, begin, i), mark = syi_piece_cut(in, i, syi_min(i + size, in->n));
+            SYI_TRY(syi_encode_piece(e, at + 1, &word));
+            if (alone) SYI_TRY(syi_encode_piece(e, at + 1, &mark));
+            begin = i + size;
+        }
+        i += size;
+    }
+    return SY_OK;
+}
+
+static sy_status parse_length(syi_load *l, const json_t *j, const char *path, syi_stage *s)
+{
+    const json_t *length = json_object_get(j, "length");
+    s->start = length == NULL ? 5 : json_integer_value(length);
+    return s->start > 0 ? SY_OK : syi_fail(l->ctx, SY_E_INPUT, "%s: %s.length: expected a number of characters", l->where, path);
+}
+
+static sy_status split_length(syi_encoder *e, const syi_stage *s, int at, const syi_piece *in)
+{
+    int64_t begin = 0, chars = 0;
+    for (int64_t i = 0; i < in->n;) {
+        uint32_t cp;
+        int k = syi_utf8_decode(in->s + i, in->n - i, &cp);
+        i += k > 0 ? k : 1;
+        if (++chars < s->start && i < in->n) continue;
+        syi_piece p = syi_piece_cut(in, begin, i);
+        SYI_TRY(syi_encode_piece(e, at + 1, &p));
+        begin = i;
+        chars = 0;
+    }
+    return SY_OK;
+}
+
+/* Runs of one script, kana counting as Han. What has no script, and the space, goes
+ * with what it follows; in front of everything it is left out, as SentencePiece's
+ * rule has it. A pattern says all of that. */
+static const char *const scripts[] = {
+    "Latin", "Common", "Cyrillic", "Arabic", "Inherited", "Hangul", "Greek", "Hebrew", "Devanagari", "Thai", "Adlam", "Ahom",
+    "Anatolian_Hieroglyphs", "Armenian", "Avestan", "Balinese", "Bamum", "Bassa_Vah", "Batak", "Bengali", "Bhaiksuki", "Bopomofo", "Brahmi",
+    "Braille", "Buginese", "Buhid", "Canadian_Aboriginal", "Carian", "Caucasian_Albanian", "Chakma", "Cham", "Cherokee", "Coptic",
+    "Cuneiform", "Cypriot", "Deseret", "Duployan", "Egyptian_Hieroglyphs", "Elbasan", "Ethiopic", "Georgian", "Glagolitic", "Gothic",
+    "Grantha", "Gujarati", "Gurmukhi", "Hanunoo", "Hatran", "Imperial_Aramaic", "Inscriptional_Pahlavi", "Inscriptional_Parthian",
+    "Javanese", "Kaithi", "Kannada", "Kayah_Li", "Kharoshthi", "Khmer", "Khojki", "Khudawadi", "Lao", "Lepcha", "Limbu", "Linear_A",
+    "Linear_B", "Lisu", "Lycian", "Lydian", "Mahajani", "Malayalam", "Mandaic", "Manichaean", "Marchen", "Meetei_Mayek", "Mende_Kikakui",
+    "Meroitic_Cursive", "Meroitic_Hieroglyphs", "Miao", "Modi", "Mongolian", "Mro", "Multani", "Myanmar", "Nabataean", "New_Tai_Lue",
+    "Newa", "Nko", "Ogham", "Ol_Chiki", "Old_Hungarian", "Old_Italic", "Old_North_Arabian", "Old_Permic", "Old_Persian",
+    "Old_South_Arabian", "Old_Turkic", "Oriya", "Osage", "Osmanya", "Pahawh_Hmong", "Palmyrene", "Pau_Cin_Hau", "Phags_Pa", "Phoenician",
+    "Psalter_Pahlavi", "Rejang", "Runic", "Samaritan", "Saurashtra", "Sharada", "Shavian", "Siddham", "SignWriting", "Sinhala",
+    "Sora_Sompeng", "Sundanese", "Syloti_Nagri", "Syriac", "Tagalog", "Tagbanwa", "Tai_Le", "Tai_Tham", "Tai_Viet", "Takri", "Tamil",
+    "Tangut", "Telugu", "Thaana", "Tibetan", "Tifinagh", "Tirhuta", "Ugaritic", "Vai", "Warang_Citi", "Yi"};
+
+#define HAN "\\p{sc:Han}\\p{sc:Hiragana}\\p{sc:Katakana}"
+static sy_status parse_scripts(syi_load *l, const json_t *j, const char *path, syi_stage *s)
+{
+    (void)j;
+    syi_text t;
+    syi_text_init(&t, l->ctx, 1 << 16);
+    syi_text_puts(&t, "(?(DEFINE)( |[^" HAN);
+    for (int i = 0; i < SYI_COUNT(scripts); i++) syi_text_printf(&t, "\\p{sc:%s}", scripts[i]);
+    syi_text_puts(&t, "]))(?:[" HAN "\\x{30FC}](?1)*+)++");
+    for (int i = 0; i < SYI_COUNT(scripts); i++) syi_text_printf(&t, "|(?:(?![ \\x{30FC}])\\p{sc:%s}(?1)*+)++", scripts[i]);
+    sy_status st = t.failed ? SY_E_MEMORY : syi_regex_new(l->ctx, t.s, t.len, false, path, &s->regex);
+    syi_text_free(&t);
+    s->behavior = SYI_REMOVED;
+    s->invert = true;
+    return st;
 }
 
 static sy_status parse_delimiter(syi_load *l, const json_t *j, const char *path, syi_stage *s)
@@ -305,5 +398,8 @@ const syi_component syi_pretokenizers[] = {
     {"WhitespaceSplit", parse_nothing, {.split = split_whitespace}},
     {"CharDelimiterSplit", parse_delimiter, {.split = split_delimiter}},
     {"Metaspace", parse_metaspace, {.split = split_metaspace}},
+    {"BertPreTokenizer", parse_nothing, {.split = split_bert}},
+    {"UnicodeScripts", parse_scripts, {.split = split_split}},
+    {"FixedLength", parse_length, {.split = split_length}},
     {NULL, NULL, {.split = NULL}},
 };

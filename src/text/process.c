@@ -59,18 +59,22 @@ static sy_status bad(syi_load *l, const char *path, const char *what)
     return syi_fail(l->ctx, SY_E_INPUT, "%s: %s: %s", l->where, path, what);
 }
 
+sy_status syi_ids_add(syi_load *l, const char *path, int64_t id, int32_t **list, int64_t *n)
+{
+    if (id < 0 || id >= l->t->size) return bad(l, path, "an id of a special token is not in the vocabulary");
+    int32_t *grown = syi_realloc(l->ctx, *list, (size_t)(*n + 1) * sizeof **list);
+    if (grown == NULL) return SY_E_MEMORY;
+    *list = grown;
+    (*list)[(*n)++] = (int32_t)id;
+    return SY_OK;
+}
+
 static sy_status append(syi_load *l, const char *path, const json_t *ids, int32_t **list, int64_t *n)
 {
     if (!json_is_array(ids)) return bad(l, path, "a special token of the template has no \"ids\"");
-    size_t more = json_array_size(ids);
-    int32_t *grown = syi_realloc(l->ctx, *list, ((size_t)*n + more) * sizeof **list);
-    if (grown == NULL) return SY_E_MEMORY;
-    *list = grown;
-    for (size_t i = 0; i < more; i++) {
+    for (size_t i = 0; i < json_array_size(ids); i++) {
         const json_t *id = json_array_get(ids, i);
-        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= l->t->size)
-            return bad(l, path, "an id of a special token is not in the vocabulary");
-        (*list)[(*n)++] = (int32_t)json_integer_value(id);
+        SYI_TRY(syi_ids_add(l, path, json_is_integer(id) ? json_integer_value(id) : -1, list, n));
     }
     return SY_OK;
 }
@@ -119,8 +123,33 @@ static sy_status apply_template(syi_encoder *e, const syi_stage *s, bool add)
     return SY_OK;
 }
 
+/* -- BertProcessing, RobertaProcessing: a token before and one after ---------------- */
+
+static sy_status parse_bert(syi_load *l, const json_t *j, const char *path, syi_stage *s)
+{
+    static const char *const key[] = {"cls", "sep"};
+    for (int i = 0; i < 2; i++) { /* ["[CLS]", 101] */
+        const json_t *id = json_array_get(json_object_get(j, key[i]), 1);
+        if (!json_is_integer(id)) return bad(l, path, "expected \"cls\" and \"sep\": [token, id]");
+        SYI_TRY(i == 0 ? syi_ids_add(l, path, json_integer_value(id), &s->added.before, &s->added.n_before)
+                       : syi_ids_add(l, path, json_integer_value(id), &s->added.after, &s->added.n_after));
+    }
+    return SY_OK;
+}
+
+static const syi_component surround = {"cls and sep", NULL, {.process = apply_template}};
+
+static sy_status parse_roberta(syi_load *l, const json_t *j, const char *path, syi_stage *s)
+{
+    SYI_TRY(parse_byte_level(l, j, path, s));
+    syi_stage *after = syi_stage_add(l, path, &surround);
+    return after != NULL ? parse_bert(l, j, path, after) : SY_E_UNSUPPORTED;
+}
+
 const syi_component syi_postprocessors[] = {
     {"ByteLevel", parse_byte_level, {.process = trim_offsets}},
     {"TemplateProcessing", parse_template, {.process = apply_template}},
+    {"BertProcessing", parse_bert, {.process = apply_template}},
+    {"RobertaProcessing", parse_roberta, {.process = trim_offsets}},
     {NULL, NULL, {.process = NULL}},
 };

@@ -29,7 +29,8 @@ int64_t syi_utf8_complete(const uint8_t *s, int64_t n);
 void syi_utf8_cover(const uint8_t *s, int64_t n, int64_t i, int64_t *begin, int64_t *end);
 bool syi_is_space(uint32_t cp);       /* White_Space                            */
 bool syi_is_numeric(uint32_t cp);     /* N*                                     */
-bool syi_is_punctuation(uint32_t cp); /* P*, and ASCII's own notion             */
+bool syi_is_punctuation(uint32_t cp); /* P* of Unicode 8, and ASCII's own notion */
+char syi_unicode8(uint32_t cp);       /* what a character was then; 0: the same   */
 bool syi_is_word(uint32_t cp);        /* \w: Alphabetic, M*, Nd, Pc, joiners    */
 /* The byte <-> character map of byte-level models. */
 uint32_t syi_byte_char(uint8_t byte);
@@ -79,6 +80,8 @@ typedef struct { uint8_t *s; syi_span *map; int64_t n, cap_s, cap_map; } syi_buf
  * base must be the one that the buffer's map counts from); both fail above 2 GiB. */
 sy_status syi_buffer_add(sy_context *ctx, syi_buffer *b, const uint8_t *s, int64_t n, syi_span span);
 sy_status syi_buffer_copy(sy_context *ctx, syi_buffer *b, const syi_piece *p);
+/* Bytes [from,to) of the piece into a buffer that counts from the piece's base. */
+sy_status syi_buffer_part(sy_context *ctx, syi_buffer *b, const syi_piece *in, int64_t from, int64_t to);
 /* Where byte i of a piece stems from, relative to its base. */
 syi_span syi_piece_span(const syi_piece *p, int64_t i);
 void syi_buffer_free(sy_context *ctx, syi_buffer *b);
@@ -95,15 +98,22 @@ typedef struct syi_component syi_component;
 struct syi_stage {
     const syi_component *kind;
     syi_regex *regex;
-    char *text;             /* replacement, prefix, suffix                          */
-    int64_t text_len;
+    char *text, *text2;     /* replacement, prefix, suffix                          */
+    int64_t text_len, text2_len;
     int64_t start, stop;    /* decoder Strip                                        */
     uint32_t cp;            /* one character: delimiter, Strip's content            */
     syi_behavior behavior;
     bool invert, left, right, split, trim, prefix_space, use_regex;
     enum { SYI_PREPEND_ALWAYS, SYI_PREPEND_FIRST, SYI_PREPEND_NEVER } scheme;
     struct { int32_t *before, *after; int64_t n_before, n_after; } added; /* TemplateProcessing */
+    bool (*drop)(uint32_t);        /* normalizers that treat characters one by one:       */
+    uint32_t (*change)(uint32_t);  /* which go, what they become (NULL: nothing of that)  */
+    bool spell;                    /* ByteLevel: characters for bytes, as others follow   */
+    uint32_t *units;               /* Precompiled: the double array                        */
+    int64_t n_units;
 };
+
+typedef struct { syi_stage stage[SYI_MAX_STAGES]; int n; } syi_pipeline;
 
 /* The pieces, in order, as decoders pass them on. */
 typedef struct { uint8_t *s; int64_t *end; int64_t n, len, cap_s, cap_end; } syi_pieces;
@@ -113,6 +123,7 @@ typedef struct {
     sy_tokenizer *t;
     const char *where;
     int depth;              /* of sequences inside sequences                        */
+    syi_pipeline *line;     /* that is being loaded                                 */
 } syi_load;
 
 /* A row. Kinds that stand for several steps (Sequence) have no run function. */
@@ -128,8 +139,6 @@ struct syi_component {
 };
 extern const syi_component syi_normalizers[], syi_pretokenizers[], syi_postprocessors[], syi_decoders[];
 
-typedef struct { syi_stage stage[SYI_MAX_STAGES]; int n; } syi_pipeline;
-
 /* Helpers of parse functions (tokenizer_load.c): errors name file and path. */
 sy_status syi_want_bool(syi_load *l, const json_t *j, const char *path, const char *key, int def, bool *out);
 sy_status syi_want_string(syi_load *l, const json_t *j, const char *path, const char *key, const char *def, char **out,
@@ -139,7 +148,33 @@ sy_status syi_want_char(syi_load *l, const json_t *j, const char *path, const ch
 sy_status syi_want_pattern(syi_load *l, const json_t *j, const char *path, syi_regex **out);
 sy_status syi_want_behavior(syi_load *l, const json_t *j, const char *path, const char *def, syi_behavior *out);
 
-/* -- added tokens (added.c) ------------------------------------------------------ */
+/* Appends a step to the pipeline that is being loaded, for components that stand for
+ * several (BertNormalizer): NULL with the error set if there are too many. */
+syi_stage *syi_stage_add(syi_load *l, const char *path, const syi_component *kind);
+/* Ids of a post-processor's token, to the end of a list. */
+sy_status syi_ids_add(syi_load *l, const char *path, int64_t id, int32_t **list, int64_t *n);
+
+/* -- components that have files of their own ---------------------------------------- */
+sy_status syi_bert_parse(syi_load *l, const json_t *j, const char *path, syi_stage *s);
+sy_status syi_strip_accents_parse(syi_load *l, const json_t *j, const char *path, syi_stage *s);
+sy_status syi_nmt_parse(syi_load *l, const json_t *j, const char *path, syi_stage *s);
+sy_status syi_map_chars(syi_encoder *e, const syi_stage *s, const syi_piece *in, syi_buffer *out, bool *changed);
+sy_status syi_charsmap_parse(syi_load *l, const json_t *j, const char *path, syi_stage *s);
+sy_status syi_charsmap_run(syi_encoder *e, const syi_stage *s, const syi_piece *in, syi_buffer *out, bool *changed);
+/* Bytes as the characters of byte-level models. */
+sy_status syi_bytes_to_chars(sy_context *ctx, const syi_piece *in, syi_buffer *out);
+
+/* -- tries (trie.c) ------------------------------------------------------------------- */
+typedef struct syi_trie syi_trie;
+sy_status syi_trie_new(sy_context *ctx, syi_trie **out);
+void syi_trie_free(syi_trie *t);
+sy_status syi_trie_add(syi_trie *t, const uint8_t *s, int64_t n, int32_t value); /* value >= 0 */
+/* The node after `byte`, or -1; the root is 0. The value of a node, or -1. */
+int32_t syi_trie_step(const syi_trie *t, int32_t at, uint8_t byte);
+int32_t syi_trie_value(const syi_trie *t, int32_t at);
+/* The leftmost, then longest entry at or after `from`; false if there is none. */
+bool syi_trie_next(const syi_trie *t, const uint8_t *s, int64_t n, int64_t from, int64_t *begin, int64_t *end, int32_t *value);
+
 typedef struct {
     int32_t id;
     char *content;
@@ -147,37 +182,26 @@ typedef struct {
     bool single_word, lstrip, rstrip, normalized, special;
 } syi_added;
 
-typedef struct syi_trie syi_trie;
-sy_status syi_trie_new(sy_context *ctx, syi_trie **out);
-void syi_trie_free(syi_trie *t);
-sy_status syi_trie_add(syi_trie *t, const uint8_t *s, int64_t n, int32_t value);
-/* The leftmost, then longest entry at or after `from`; false if there is none. */
-bool syi_trie_next(const syi_trie *t, const uint8_t *s, int64_t n, int64_t from, int64_t *begin, int64_t *end, int32_t *value);
-
-/* -- the model (bpe.c) --------------------------------------------------------------- */
-typedef struct { uint64_t key; int32_t rank, id; } syi_merge;
-typedef struct {
-    syi_merge *merge;       /* open addressing                                       */
-    uint64_t mask;
-    syi_map *raw;           /* ignore_merges of a byte-level model: bytes -> id       */
-    int32_t byte[256];      /* id of each byte alone; byte-level models               */
-    int32_t fallback[256];  /* id of <0xNN>, or -1                                    */
-    bool bytewise;          /* the plain byte-level case: bytes are symbols           */
-    bool byte_fallback, fuse_unk, ignore_merges;
-    int32_t unk;            /* -1: none                                              */
-    char *prefix, *suffix;  /* NULL if empty                                         */
-    int64_t prefix_len, suffix_len;
-} syi_bpe;
-sy_status syi_bpe_parse(syi_load *l, const json_t *model);
-void syi_bpe_free(sy_context *ctx, syi_bpe *m);
-sy_status syi_bpe_run(syi_encoder *e, const syi_piece *p);
-
-/* Another model is a row here (tokenizer_load.c) and its functions. */
+/* -- models: one file each, rows in tokenizer_load.c ------------------------------------ */
 typedef struct {
     const char *type;
-    sy_status (*parse)(syi_load *l, const json_t *model);
-    sy_status (*run)(syi_encoder *e, const syi_piece *p);
+    /* *state is set before anything can fail, so that free sees what there is. */
+    sy_status (*parse)(syi_load *l, const json_t *model, void **state);
+    void (*free)(sy_context *ctx, void *state);
+    /* Tokens of one piece, by syi_out. */
+    sy_status (*run)(syi_encoder *e, const void *state, const uint8_t *s, int64_t n);
+    /* The first place after `from` where the piece may be cut without changing its
+     * tokens, or n. NULL: there is none. */
+    int64_t (*cut)(const void *state, const uint8_t *s, int64_t n, int64_t from);
 } syi_model;
+extern const syi_model syi_bpe, syi_wordpiece, syi_wordlevel, syi_unigram;
+
+/* Helpers of models: "vocab" as an object of token: id; an id by its token's text;
+ * the ids of <0x00>..<0xFF> (-1: absent); a word without tokens and without unk. */
+sy_status syi_vocab_object(syi_load *l, const json_t *vocab);
+bool syi_find_id(const sy_tokenizer *t, const char *s, size_t n, int32_t *id);
+void syi_byte_tokens(const sy_tokenizer *t, int32_t id[256]);
+sy_status syi_no_unk(syi_encoder *e, const uint8_t *s, int64_t n);
 
 /* -- the tokenizer --------------------------------------------------------------------- */
 typedef struct {
@@ -197,9 +221,9 @@ struct sy_tokenizer {
     int64_t pool_len, cap_pool;
     syi_pipeline normalizer, pretokenizer, processor, decoder;
     bool has_decoder;
-    bool byte_level;        /* the last pre-tokenizer is ByteLevel                    */
+    bool byte_level;        /* the model takes bytes: ByteLevel is the last step before BPE */
     const syi_model *model;
-    syi_bpe bpe;
+    void *state;            /* the model's                                            */
     syi_added *added;
     int64_t n_added;
     syi_trie *raw, *normalized; /* added tokens, by index; NULL: none                 */
@@ -211,10 +235,11 @@ sy_status syi_tokenizer_from_json(sy_context *ctx, const json_t *j, const char *
 /* -- the encoder (encode.c) --------------------------------------------------------------- */
 /* All that encoding writes on. The tokenizer is read-only: one encoder a thread,
  * each with a context of its own, share it. Tokens are appended to the arrays. */
-enum { SYI_CACHE_KEY = 30, SYI_CACHE_IDS = 8 };
-typedef struct { uint8_t len, n, key[SYI_CACHE_KEY]; int32_t id[SYI_CACHE_IDS]; } syi_cached; /* one cache line */
+enum { SYI_CACHE_KEY = 22, SYI_CACHE_IDS = 8 };
+typedef struct { uint8_t len, n, size[SYI_CACHE_IDS], key[SYI_CACHE_KEY]; int32_t id[SYI_CACHE_IDS]; } syi_cached; /* one cache line */
 typedef struct { int32_t id, len, prev, next; } syi_symbol;
 typedef struct { uint64_t order; int32_t id; int32_t at; } syi_candidate; /* order: rank, then position */
+typedef struct { int32_t id, begin, end; } syi_made; /* bytes of the piece */
 
 struct syi_encoder {
     sy_context *ctx;
@@ -231,6 +256,10 @@ struct syi_encoder {
     int64_t cache_slots, seen;
     syi_buffer buffer[2];             /* normalizers write from one to the other      */
     syi_buffer rewrite[SYI_MAX_STAGES];
+    syi_made *made;         /* what the model made of the piece                      */
+    int64_t n_made, cap_made;
+    void *work;             /* a model's own, freed with the encoder                 */
+    int64_t cap_work;
     syi_symbol *symbol;
     int64_t cap_symbol;
     syi_candidate *heap;
@@ -243,10 +272,9 @@ void syi_encoder_free(syi_encoder *e);
 sy_status syi_encode(syi_encoder *e, const char *text, int64_t len, bool special, bool add, bool offsets, bool trim);
 /* For the stages: hands a piece to stage `at` or, after the last, to the model. */
 sy_status syi_encode_piece(syi_encoder *e, int at, const syi_piece *p);
-/* For the model: a token for bytes [begin,end) of the piece. */
-sy_status syi_emit(syi_encoder *e, int32_t id, const syi_piece *p, int64_t begin, int64_t end);
+/* For the models: a token for bytes [begin,end) of the piece. */
+sy_status syi_out(syi_encoder *e, int32_t id, int64_t begin, int64_t end);
 sy_status syi_encoder_room(syi_encoder *e, int64_t more); /* in the arrays */
-sy_status syi_emit_many(syi_encoder *e, const int32_t *id, int64_t n, const syi_piece *p);
 
 /* -- chat templates (chat.c) ------------------------------------------------------------------ */
 typedef struct syi_chat syi_chat;

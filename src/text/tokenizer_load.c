@@ -109,11 +109,20 @@ static sy_status add_stage(syi_load *l, const json_t *j, const char *path, const
     const syi_component *row = rows;
     while (row->type != NULL && strcmp(row->type, type) != 0) row++;
     if (row->type == NULL) return unknown(l, path, type, rows);
-    if (out->n == SYI_MAX_STAGES)
-        return syi_fail(l->ctx, SY_E_UNSUPPORTED, "%s: %s: more than %d steps", l->where, path, SYI_MAX_STAGES);
-    syi_stage *s = &out->stage[out->n++];
-    s->kind = row;
-    return row->parse(l, j, path, s);
+    l->line = out;
+    syi_stage *s = syi_stage_add(l, path, row);
+    return s != NULL ? row->parse(l, j, path, s) : SY_E_UNSUPPORTED;
+}
+
+syi_stage *syi_stage_add(syi_load *l, const char *path, const syi_component *kind)
+{
+    if (l->line->n == SYI_MAX_STAGES) {
+        syi_fail(l->ctx, SY_E_UNSUPPORTED, "%s: %s: more than %d steps", l->where, path, SYI_MAX_STAGES);
+        return NULL;
+    }
+    syi_stage *s = &l->line->stage[l->line->n++];
+    s->kind = kind;
+    return s;
 }
 
 static void free_pipeline(sy_context *ctx, syi_pipeline *p)
@@ -121,8 +130,10 @@ static void free_pipeline(sy_context *ctx, syi_pipeline *p)
     for (int i = 0; i < p->n; i++) {
         syi_regex_free(p->stage[i].regex);
         syi_free(ctx, p->stage[i].text);
+        syi_free(ctx, p->stage[i].text2);
         syi_free(ctx, p->stage[i].added.before);
         syi_free(ctx, p->stage[i].added.after);
+        syi_free(ctx, p->stage[i].units);
     }
 }
 
@@ -169,6 +180,39 @@ sy_status syi_tokenizer_add_entry(syi_load *l, const char *content, size_t len, 
         i += k > 0 ? k : 1;
     }
     return syi_map_set(t->ids, content, len, id);
+}
+
+sy_status syi_vocab_object(syi_load *l, const json_t *vocab)
+{
+    if (!json_is_object(vocab))
+        return syi_fail(l->ctx, SY_E_INPUT, "%s: model.vocab: expected an object of token: id", l->where);
+    const char *key;
+    size_t len;
+    json_t *v;
+    json_object_keylen_foreach((json_t *)(uintptr_t)vocab, key, len, v)
+    {
+        if (!json_is_integer(v))
+            return syi_fail(l->ctx, SY_E_INPUT, "%s: model.vocab['%.60s']: expected an id", l->where, key);
+        SYI_TRY(syi_tokenizer_add_entry(l, key, len, json_integer_value(v)));
+    }
+    return SY_OK;
+}
+
+bool syi_find_id(const sy_tokenizer *t, const char *s, size_t n, int32_t *id)
+{
+    int64_t v;
+    if (!syi_map_get(t->ids, s, n, &v)) return false;
+    *id = (int32_t)v;
+    return true;
+}
+
+void syi_byte_tokens(const sy_tokenizer *t, int32_t id[256])
+{
+    for (int b = 0; b < 256; b++) {
+        char name[8];
+        snprintf(name, sizeof name, "<0x%02X>", b);
+        if (!syi_find_id(t, name, 6, &id[b])) id[b] = -1;
+    }
 }
 
 static sy_status parse_added(syi_load *l, const json_t *list)
@@ -244,22 +288,41 @@ static sy_status build_tries(syi_load *l)
 
 /* -- the whole ---------------------------------------------------------------------------- */
 
-static const syi_model models[] = {
-    {"BPE", syi_bpe_parse, syi_bpe_run},
-};
+static const syi_model *const models[] = {&syi_bpe, &syi_wordpiece, &syi_wordlevel, &syi_unigram};
 
-/* Files from before "type" was written: merges mean BPE. */
-static sy_status parse_model(syi_load *l, const json_t *model)
+/* Files from before "type" was written say it by their keys. */
+static const char *type_of(const json_t *model)
 {
     const char *type = json_string_value(json_object_get(model, "type"));
-    if (type == NULL && json_object_get(model, "merges") != NULL) type = "BPE";
+    if (type != NULL) return type;
+    if (json_object_get(model, "merges") != NULL) return "BPE";
+    if (json_is_array(json_object_get(model, "vocab"))) return "Unigram";
+    if (json_object_get(model, "continuing_subword_prefix") != NULL) return "WordPiece";
+    return json_object_get(model, "vocab") != NULL ? "WordLevel" : NULL;
+}
+
+static sy_status parse_model(syi_load *l, const json_t *model)
+{
+    const char *type = type_of(model);
     if (type == NULL) return wrong(l, "model", "type", "the name of a model");
     for (int i = 0; i < SYI_COUNT(models); i++)
-        if (strcmp(models[i].type, type) == 0) {
-            l->t->model = &models[i];
-            return models[i].parse(l, model);
+        if (strcmp(models[i]->type, type) == 0) {
+            l->t->model = models[i];
+            return models[i]->parse(l, model, &l->t->state);
         }
-    return syi_fail(l->ctx, SY_E_UNSUPPORTED, "%s: model: the type '%.60s' is not supported; known: BPE", l->where, type);
+    return syi_fail(l->ctx, SY_E_UNSUPPORTED, "%s: model: the type '%.60s' is not supported; known: BPE, WordPiece, WordLevel, Unigram",
+                    l->where, type);
+}
+
+/* ByteLevel as the last step before BPE need not write characters for bytes: the
+ * model knows the ids of bytes. */
+static void settle_bytes(sy_tokenizer *t, const json_t *model)
+{
+    syi_pipeline *p = &t->pretokenizer;
+    const char *type = type_of(model);
+    if (p->n == 0 || !p->stage[p->n - 1].spell || type == NULL || strcmp(type, "BPE") != 0) return;
+    t->byte_level = true;
+    p->n--;
 }
 
 static sy_status parse_all(syi_load *l, const json_t *j)
@@ -267,13 +330,7 @@ static sy_status parse_all(syi_load *l, const json_t *j)
     sy_tokenizer *t = l->t;
     if (!json_is_object(j)) return syi_fail(l->ctx, SY_E_INPUT, "%s: expected a JSON object with \"model\"", l->where);
     SYI_TRY(add_stage(l, json_object_get(j, "pre_tokenizer"), "pre_tokenizer", syi_pretokenizers, "pretokenizers", &t->pretokenizer));
-    for (int i = 0; i < t->pretokenizer.n; i++) {
-        if (strcmp(t->pretokenizer.stage[i].kind->type, "ByteLevel") != 0) continue;
-        t->byte_level = true;
-        if (i + 1 < t->pretokenizer.n)
-            return syi_fail(l->ctx, SY_E_UNSUPPORTED, "%s: pre_tokenizer: %s after ByteLevel, which is supported only as the last step",
-                            l->where, t->pretokenizer.stage[i + 1].kind->type);
-    }
+    settle_bytes(t, json_object_get(j, "model"));
     SYI_TRY(add_stage(l, json_object_get(j, "normalizer"), "normalizer", syi_normalizers, "normalizers", &t->normalizer));
     SYI_TRY(parse_model(l, json_object_get(j, "model")));
     SYI_TRY(parse_added(l, json_object_get(j, "added_tokens")));
@@ -328,7 +385,7 @@ void sy_tokenizer_free(sy_tokenizer *t)
     syi_free(ctx, t->added);
     syi_trie_free(t->raw);
     syi_trie_free(t->normalized);
-    syi_bpe_free(ctx, &t->bpe);
+    if (t->model != NULL) t->model->free(ctx, t->state);
     syi_map_free(t->ids);
     syi_free(ctx, t->entry);
     syi_free(ctx, t->pool);

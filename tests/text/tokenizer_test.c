@@ -43,8 +43,8 @@ static void matches_hugging_face(void **state)
 {
     fixture *f = *state;
     json_t *list = json_object_get(f->golden, "tokenizers");
-    assert_int_equal(json_array_size(list), 3);
-    for (int i = 0; i < 3; i++) {
+    assert_true(json_array_size(list) >= 8);
+    for (int i = 0; i < (int)json_array_size(list); i++) {
         sy_tokenizer *t = load(f, i);
         json_t *cases = json_object_get(json_array_get(list, (size_t)i), "cases");
         assert_true(json_array_size(cases) >= 18);
@@ -60,6 +60,7 @@ static void matches_hugging_face(void **state)
                 json_t *o = json_array_get(offsets, (size_t)m);
                 id[m] = k[m].id;
                 assert_int_equal(k[m].id, json_integer_value(json_array_get(ids, (size_t)m)));
+                if (offsets == NULL) continue;
                 assert_int_equal(k[m].begin, json_integer_value(json_array_get(o, 0)));
                 assert_int_equal(k[m].end, json_integer_value(json_array_get(o, 1)));
             }
@@ -283,7 +284,7 @@ static void names_what_is_wrong(void **state)
     refuse(f, "{\"model\":", SY_E_INPUT, "JSON");
     refuse(f, "[]", SY_E_INPUT, "object");
     refuse(f, "{}", SY_E_INPUT, "model");
-    refuse(f, "{\"model\":{\"type\":\"WordLevel\"}}", SY_E_UNSUPPORTED, "WordLevel");
+    refuse(f, "{\"model\":{\"type\":\"Morphemes\"}}", SY_E_UNSUPPORTED, "Morphemes");
     refuse(f, "{\"model\":{\"type\":\"BPE\",\"vocab\":{},\"merges\":[]}}", SY_E_INPUT, "empty");
     refuse(f, "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a x\"]}}", SY_E_INPUT, "merges[0]");
     refuse(f, "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a a\"]}}", SY_E_INPUT, "makes 'aa'");
@@ -293,15 +294,22 @@ static void names_what_is_wrong(void **state)
     refuse(f, "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":2000000000},\"merges\":[]}}", SY_E_INPUT, "2000000000");
     refuse(f, "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":-1},\"merges\":[]}}", SY_E_INPUT, "-1");
     refuse(f, "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":\"x\"},\"merges\":[]}}", SY_E_INPUT, "'a'");
-    refuse(f, "{\"normalizer\":{\"type\":\"Precompiled\"}," MODEL "}", SY_E_UNSUPPORTED, "Precompiled");
-    refuse(f, "{\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"BertPreTokenizer\"}]}," MODEL "}", SY_E_UNSUPPORTED,
+    refuse(f, "{\"normalizer\":{\"type\":\"Undecided\"}," MODEL "}", SY_E_UNSUPPORTED, "Undecided");
+    refuse(f, "{\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"PreTokenizer9\"}]}," MODEL "}", SY_E_UNSUPPORTED,
            "pre_tokenizer.pretokenizers[0]");
     refuse(f, "{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(\"},\"behavior\":\"Isolated\"}," MODEL "}", SY_E_UNSUPPORTED, "compiled");
     refuse(f, "{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[a[b]]\"},\"behavior\":\"Isolated\"}," MODEL "}", SY_E_UNSUPPORTED, "class");
     refuse(f, "{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\"a\"},\"behavior\":\"Sideways\"}," MODEL "}", SY_E_INPUT, "behavior");
     refuse(f, "{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":1}," MODEL "}", SY_E_INPUT, "add_prefix_space");
-    refuse(f, "{\"decoder\":{\"type\":\"CTC\"}," MODEL "}", SY_E_UNSUPPORTED, "CTC");
+    refuse(f, "{\"decoder\":{\"type\":\"CDC\"}," MODEL "}", SY_E_UNSUPPORTED, "CDC");
     refuse(f, "{\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"x\"}}]}," MODEL "}", SY_E_INPUT, "ids");
+    refuse(f, "{\"normalizer\":{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"AAAA\"}," MODEL "}", SY_E_INPUT, "charsmap");
+    refuse(f, "{\"normalizer\":{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"////////\"}," MODEL "}", SY_E_INPUT, "charsmap");
+    refuse(f, "{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\"]]}}", SY_E_INPUT, "model.vocab[0]");
+    refuse(f, "{\"model\":{\"type\":\"Unigram\",\"unk_id\":1,\"vocab\":[[\"a\",0.5]]}}", SY_E_INPUT, "unk_id");
+    refuse(f, "{\"model\":{\"type\":\"WordPiece\",\"vocab\":{\"a\":0}}}", SY_E_INPUT, "unk_token");
+    refuse(f, "{\"model\":{\"type\":\"WordLevel\",\"unk_token\":\"u\",\"vocab\":[]}}", SY_E_INPUT, "vocab");
+    refuse(f, "{\"post_processor\":{\"type\":\"BertProcessing\",\"cls\":[\"a\",0],\"sep\":[\"b\",99]}," MODEL "}", SY_E_INPUT, "vocabulary");
     refuse(f, "{\"added_tokens\":[{\"id\":7}]," MODEL "}", SY_E_INPUT, "added_tokens[0]");
     char deep[1200] = "{\"normalizer\":";
     for (int i = 0; i < 20; i++) strcat(deep, "{\"type\":\"Sequence\",\"normalizers\":[");
@@ -357,7 +365,7 @@ static void survives_lack_of_memory(void **state)
         char *s = NULL;
         int64_t count = 0;
         sy_memory_fail_after(ctx, n);
-        sy_status st = syi_tokenizer_from_json(ctx, spec_of(f, 2), "golden.json", &t);
+        sy_status st = syi_tokenizer_from_json(ctx, spec_of(f, (int)(n % 15)), "golden.json", &t);
         if (st == SY_OK) st = sy_tokenize(ctx, t, "Hello <m> cafe\xCC\x81 worlds eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee", 84, true, true, &k, &count);
         if (st == SY_OK) st = sy_detokenize(ctx, t, (int32_t[]){5, 6, 7}, 3, false, &s, NULL, NULL);
         failures += st != SY_OK;
