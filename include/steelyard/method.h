@@ -50,7 +50,8 @@ typedef enum {
 /* Rows end with name NULL. For adapters `name` is the suffix in PEFT's file
  * (".lora_A.weight"); a shared slot's is its whole name ("base_model.vera_A").
  * For optimizers the name of the state ("exp_avg").
- * `shape`: dimensions separated by commas, each a product of: a number, in, out, or a
+ * `shape`: dimensions separated by commas, each a product of: a number, in, out, small (the
+ * lesser of them), large, or a
  * variable of the method's (an integer option, or set with sy_site_dim, as "r");
  * "=" alone is the shape of the parameter. `when`: NULL, or terms separated by blanks
  * that must all hold for the row to exist: "option" (on, not 0, not empty),
@@ -167,8 +168,9 @@ sy_node *sy_base(sy_graph *g, sy_next next, sy_node *x);
 /* x W'^T, W' being what the chain up to and with `top` makes of the weight (its `weight` hooks):
  * by tiles of rows that are made, multiplied and dropped, in backward made again together with
  * the same rows of the weight's gradient dY^T x. No out x in buffer unless the matrix is small
- * (a tile is about 2^20 numbers). */
-sy_node *sy_tiled(sy_graph *g, sy_next top, sy_node *x);
+ * (a tile is about 2^20 numbers). keep: tiles stay for backward instead of being made again (time
+ * for the memory of a copy of the weight). */
+sy_node *sy_tiled(sy_graph *g, sy_next top, sy_node *x, bool keep);
 /* For models: the whole site on x, with bias. */
 sy_node *sy_site_apply(sy_graph *g, sy_site *site, sy_node *x);
 /* For models: n <= 4 sites that share their input, outputs in `out`. */
@@ -207,6 +209,8 @@ enum {
     SY_CAP_LINEAR_IN_X = 1,  /* the wrapped site is a linear map of x: it can be folded by
                                 sending unit vectors through it                       */
     SY_CAP_EDITS_BASE = 2,   /* attach changes the base weight (PiSSA)                */
+    SY_CAP_PER_FORWARD = 16, /* much of its work does not shrink with the tokens: batches are
+                                not cut but to save memory                           */
     SY_CAP_TRAINS_MODEL = 4, /* the model's own parameters are trained (full)         */
     SY_CAP_SEES_ORIGINAL = 8 /* compressor: inputs come from the original model, not from
                                 the one whose earlier layers are compressed            */
@@ -300,7 +304,8 @@ const void *sy_run_adapter_config(const sy_run *run);
  * number, fills at most max. */
 int sy_sites(sy_run *run, sy_site **out, int max);
 int sy_site_match(sy_context *ctx, const sy_site *site, const sy_list *targets, bool *match);
-/* In init: value of shape variable `var` at a site; 0 leaves the site out. */
+/* In init: value of shape variable `var` at a site (NULL: of shared rows and of sites without
+ * one of their own); 0 leaves the site out. */
 sy_status sy_site_dim(sy_run *run, const sy_site *site, const char *var, int64_t value);
 /* All parameters of the run (the model's and the methods'). */
 sy_param *const *sy_params(const sy_run *run, int *n);

@@ -132,3 +132,61 @@ sy_status syi_weight_dense(sy_context *ctx, const sy_weight *w, float **out)
     }
     return st;
 }
+
+/* -- shared tensors ----------------------------------------------------------------------- */
+
+struct syi_slice { syi_slice *next; const sy_param *p; sy_tensor t; };
+
+sy_node *syi_shared_slice(sy_context *ctx, syi_slice **cache, sy_graph *g, const sy_param *p, int64_t rows, int64_t cols)
+{
+    const sy_tensor *from = p->compute.rank ? &p->compute : &p->value;
+    const int64_t width = sy_tensor_count(from) / syi_max(1, from->dim[0]), size = sy_dtype_block_bytes(from->dtype);
+    sy_tensor t = { .dtype = from->dtype, .rank = 2, .dim = { rows, cols }, .data = from->data };
+    if (cols == width || sy_graph_planning(g)) {
+        if (sy_graph_planning(g)) t.data = NULL;
+        return sy_const(g, &t);
+    }
+    for (syi_slice *s = *cache; s; s = s->next)
+        if (s->p == p && s->t.dtype == t.dtype && s->t.dim[0] == rows && s->t.dim[1] == cols) return sy_const(g, &s->t);
+    syi_slice *s = syi_calloc(ctx, 1, sizeof *s);
+    if (s) s->t.data = syi_alloc(ctx, (size_t)(rows * cols * size));
+    if (!s || !s->t.data) {
+        syi_free(ctx, s);
+        sy_graph_fail(g, SY_E_MEMORY);
+        return NULL;
+    }
+    t.data = s->t.data;
+    for (int64_t k = 0; k < rows; k++) memcpy((char *)t.data + k * cols * size, (const char *)from->data + k * width * size, (size_t)(cols * size));
+    *s = (syi_slice){ *cache, p, t };
+    *cache = s;
+    return sy_const(g, &s->t);
+}
+
+void syi_slices_free(sy_context *ctx, syi_slice **cache)
+{
+    for (syi_slice *s = *cache, *next; s; s = next) {
+        next = s->next;
+        syi_free(ctx, s->t.data);
+        syi_free(ctx, s);
+    }
+    *cache = NULL;
+}
+
+sy_status syi_each_site(sy_run *run, sy_status (*fn)(void *self, sy_run *run, sy_site *site), void *self)
+{
+    sy_context *ctx = sy_run_context(run);
+    const int n = sy_sites(run, NULL, 0);
+    if (n < 0) return sy_error_code(ctx);
+    sy_site **sites = syi_calloc(ctx, (size_t)n + 1, sizeof *sites);
+    if (!sites) return SY_E_MEMORY;
+    sy_status st = sy_sites(run, sites, n) < 0 ? sy_error_code(ctx) : SY_OK;
+    for (int i = 0; i < n && st == SY_OK; i++) st = fn(self, run, sites[i]);
+    syi_free(ctx, sites);
+    return st;
+}
+
+sy_status syi_linear_only(sy_context *ctx, const char *method, const sy_site *site)
+{
+    if (site->kind == SY_SITE_LINEAR) return SY_OK;
+    return syi_fail(ctx, SY_E_UNSUPPORTED, "%s: %s is not a linear layer; leave it out of target-modules", method, site->name);
+}

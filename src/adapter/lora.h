@@ -32,6 +32,16 @@ void syi_torch_uniform(syi_torch_rng *rng, float bound, int64_t n, float *out);
 /* The value that a pattern (rank_pattern, alpha_pattern) gives a site: the first key for
  * which PEFT's re.match("(.*\.)?(KEY)$", path) holds; *value is left alone otherwise. */
 sy_status syi_pattern_value(sy_context *ctx, const sy_map *pattern, const sy_site *site, double *value);
+/* The first `rows` rows and `cols` columns of a frozen shared tensor (seen as [dim 0, rest]):
+ * itself where that is a whole run of numbers, otherwise a copy in the cache, made at the first
+ * forward (after a folder's tensors have been loaded) and kept as long as the method. */
+typedef struct syi_slice syi_slice;
+sy_node *syi_shared_slice(sy_context *ctx, syi_slice **cache, sy_graph *g, const sy_param *p, int64_t rows, int64_t cols);
+void syi_slices_free(sy_context *ctx, syi_slice **cache);
+/* Calls fn on every site that the method's options choose (in init). */
+sy_status syi_each_site(sy_run *run, sy_status (*fn)(void *self, sy_run *run, sy_site *site), void *self);
+/* SY_E_UNSUPPORTED unless the site is a linear layer. */
+sy_status syi_linear_only(sy_context *ctx, const char *method, const sy_site *site);
 /* Sum of squares of each row of the site's weight, f64 [out]. */
 sy_status syi_row_norms(sy_context *ctx, const sy_weight *w, double *out);
 /* Whole weight of a site as f32 [out,in], from syi_alloc. */

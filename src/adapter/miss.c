@@ -55,10 +55,10 @@ static sy_param *block(const sy_wrap *at)
     return NULL;
 }
 
-static sy_status check_site(const miss *m, const sy_site *s)
+static sy_status check(void *self, sy_run *run, sy_site *s)
 {
-    if (s->kind != SY_SITE_LINEAR)
-        return syi_fail(m->ctx, SY_E_UNSUPPORTED, "miss: %s is not a linear layer; leave it out of target-modules", s->name);
+    const miss *m = self;
+    SYI_TRY(syi_linear_only(m->ctx, "miss", s));
     if (m->rank > s->in)
         return syi_fail(m->ctx, SY_E_USAGE, "miss: rank %lld is a shard's width and cannot be more than the %lld inputs of %s", (long long)m->rank, (long long)s->in, s->name);
     if (m->mode == MODE_BAT && (s->in % m->rank || s->out % m->rank))
@@ -66,27 +66,17 @@ static sy_status check_site(const miss *m, const sy_site *s)
                         (long long)m->rank, (long long)m->rank, s->name, (long long)s->out, (long long)s->in);
     if (m->mode == MODE_MINI && s->out % m->mini_r)
         return syi_fail(m->ctx, SY_E_USAGE, "miss: mini-r %lld must divide the %lld outputs of %s", (long long)m->mini_r, (long long)s->out, s->name);
-    return SY_OK;
+    return m->mode == MODE_BAT ? sy_site_dim(run, s, "blocks", s->out / m->rank) : SY_OK;
 }
 
 static sy_status init(void *self, sy_run *run)
 {
     miss *m = self;
     m->ctx = sy_run_context(run);
-    int n = sy_sites(run, NULL, 0);
-    if (n < 0) return sy_error_code(m->ctx);
-    sy_site **sites = syi_calloc(m->ctx, (size_t)n + 1, sizeof *sites);
-    if (!sites) return SY_E_MEMORY;
-    sy_status st = SY_OK;
-    if (sy_sites(run, sites, n) < 0) st = sy_error_code(m->ctx);
-    for (int i = 0; i < n && st == SY_OK; i++) {
-        st = check_site(m, sites[i]);
-        if (st == SY_OK && m->mode == MODE_BAT) st = sy_site_dim(run, sites[i], "blocks", sites[i]->out / m->rank);
-    }
-    syi_free(m->ctx, sites);
-    if (st == SY_OK && m->mode == MODE_BAT && m->dropout > 0)
+    SYI_TRY(syi_each_site(run, check, m));
+    if (m->mode == MODE_BAT && m->dropout > 0)
         syi_log(m->ctx, SY_LOG_WARN, "miss: mode bat has no branch that dropout could act on; dropout %g is ignored, as PEFT does", m->dropout);
-    return st;
+    return SY_OK;
 }
 
 /* -- miss, mini ------------------------------------------------------------------------- */
@@ -104,7 +94,7 @@ static sy_node *branch(void *self, sy_graph *g, const sy_wrap *at, sy_next next,
 static sy_node *forward(void *self, sy_graph *g, const sy_wrap *at, sy_next next, sy_node *x)
 {
     const miss *m = self;
-    if (m->mode == MODE_BAT) return sy_tiled(g, (sy_next){ next.site, next.depth + 1 }, x);
+    if (m->mode == MODE_BAT) return sy_tiled(g, (sy_next){ next.site, next.depth + 1 }, x, false);
     return branch(self, g, at, next, x);
 }
 

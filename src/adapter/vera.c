@@ -8,16 +8,13 @@
 
 #include <math.h>
 
-/* A[:, :in] as one piece, made once a width. */
-typedef struct slice { struct slice *next; sy_tensor t; } slice;
-
 typedef struct {
     sy_adapter_common common;
     int64_t rank, key;
     double d_initial, dropout;
     bool save_projection;
     sy_context *ctx;
-    slice *slices;
+    syi_slice *slices;
     bool drawn;
 } vera;
 
@@ -56,21 +53,16 @@ static sy_param *pair(const sy_wrap *at, bool b)
     return saved ? saved : at->slot[b ? ROW_PB_MADE : ROW_PA_MADE];
 }
 
+static sy_status check(void *self, sy_run *run, sy_site *site)
+{
+    (void)run;
+    return syi_linear_only(((vera *)self)->ctx, "vera", site);
+}
+
 static sy_status init(void *self, sy_run *run)
 {
-    vera *v = self;
-    v->ctx = sy_run_context(run);
-    int n = sy_sites(run, NULL, 0);
-    if (n < 0) return sy_error_code(v->ctx);
-    sy_site **sites = syi_calloc(v->ctx, (size_t)n + 1, sizeof *sites);
-    if (!sites) return SY_E_MEMORY;
-    sy_status st = SY_OK;
-    if (sy_sites(run, sites, n) < 0) st = sy_error_code(v->ctx);
-    for (int i = 0; i < n && st == SY_OK; i++)
-        if (sites[i]->kind != SY_SITE_LINEAR)
-            st = syi_fail(v->ctx, SY_E_UNSUPPORTED, "vera: %s is not a linear layer; leave it out of target-modules", sites[i]->name);
-    syi_free(v->ctx, sites);
-    return st;
+    ((vera *)self)->ctx = sy_run_context(run);
+    return syi_each_site(run, check, self);
 }
 
 /* The shared pair, at the first site. */
@@ -102,44 +94,14 @@ static sy_status attach(void *self, sy_run *run, sy_wrap *at)
     return SY_OK;
 }
 
-/* A[:, :in]: the parameter itself where it fits, otherwise a copy that lives as long as
- * the method. The pair is frozen, so the copy is made once, at the first forward (after
- * a folder's tensors have been loaded). */
-static sy_node *sliced(vera *v, sy_graph *g, sy_param *a, int64_t in)
-{
-    const int64_t r = a->value.dim[0], width = a->value.dim[1];
-    if (in == width) return sy_leaf(g, a);
-    const sy_tensor *from = a->compute.data || !a->value.data ? &a->compute : &a->value;
-    sy_tensor t = { .dtype = from->rank ? from->dtype : a->value.dtype, .rank = 2, .dim = { r, in } };
-    if (sy_graph_planning(g)) return sy_const(g, &t);
-    for (slice *s = v->slices; s; s = s->next)
-        if (s->t.dim[1] == in) return sy_const(g, &s->t);
-    const int64_t size = sy_dtype_block_bytes(t.dtype);
-    slice *s = syi_calloc(v->ctx, 1, sizeof *s);
-    if (s) s->t.data = syi_alloc(v->ctx, (size_t)(r * in * size));
-    if (!s || !s->t.data) {
-        syi_free(v->ctx, s);
-        sy_graph_fail(g, SY_E_MEMORY);
-        return NULL;
-    }
-    t.data = s->t.data;
-    s->t = t;
-    for (int64_t k = 0; k < r; k++) memcpy((char *)t.data + k * in * size, (const char *)from->data + k * width * size, (size_t)(in * size));
-    s->next = v->slices;
-    v->slices = s;
-    return sy_const(g, &s->t);
-}
-
 static sy_node *forward(void *self, sy_graph *g, const sy_wrap *at, sy_next next, sy_node *x)
 {
     vera *v = self;
-    sy_param *pb = pair(at, true);
-    sy_tensor rows = pb->compute.rank ? pb->compute : pb->value;
-    rows.dim[0] = at->site->out;
-    sy_node *b = at->site->out == pb->value.dim[0] ? sy_leaf(g, pb) : sy_const(g, &rows);
+    const sy_param *pa = pair(at, false), *pb = pair(at, true);
+    sy_node *a = syi_shared_slice(v->ctx, &v->slices, g, pa, pa->value.dim[0], at->site->in), *b = syi_shared_slice(v->ctx, &v->slices, g, pb, at->site->out, pb->value.dim[1]);
     sy_node *base = sy_base(g, next, x), *u = x;
     if (v->dropout > 0 && sy_graph_training(g)) u = syi_op_dropout(g, u, v->dropout, sy_graph_key(g, "vera_dropout", at->site->name));
-    u = syi_op_linear(g, u, sliced(v, g, pair(at, false), at->site->in), false);
+    u = syi_op_linear(g, u, a, false);
     u = syi_op_scale_cols(g, u, sy_leaf(g, at->slot[ROW_D]));
     u = syi_op_scale_cols(g, syi_op_linear(g, u, b, false), sy_leaf(g, at->slot[ROW_B]));
     return syi_op_add(g, base, u);
@@ -178,12 +140,7 @@ static sy_status to_lora(void *self, const sy_wrap *at, sy_tensor *a, sy_tensor 
 static void release(void *self)
 {
     vera *v = self;
-    for (slice *s = v->slices, *next; s; s = next) {
-        next = s->next;
-        syi_free(v->ctx, s->t.data);
-        syi_free(v->ctx, s);
-    }
-    v->slices = NULL;
+    syi_slices_free(v->ctx, &v->slices);
 }
 
 static const sy_paper papers[] = {

@@ -14,7 +14,7 @@ sy_node *sy_base(sy_graph *g, sy_next next, sy_node *x)
     for (int d = next.depth - 1; d >= 0; d--) {
         const sy_wrap *w = &s->wraps[d];
         if (w->active && w->method->forward) return w->method->forward(w->self, g, w, (sy_next){s, d}, x);
-        if (w->active && w->method->weight) return sy_tiled(g, (sy_next){s, d + 1}, x);
+        if (w->active && w->method->weight) return sy_tiled(g, (sy_next){s, d + 1}, x, false);
     }
     const sy_weight *w = s->weight;
     if (s->kind == SY_SITE_EMBED) {

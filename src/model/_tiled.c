@@ -46,7 +46,7 @@ static sy_node *tile_product(sy_graph *g, const void *self, sy_node *const *in, 
     return syi_op_linear(g, in[0], effective_rows(g, t->top, t->first, t->n), false);
 }
 
-sy_node *sy_tiled(sy_graph *g, sy_next top, sy_node *x)
+sy_node *sy_tiled(sy_graph *g, sy_next top, sy_node *x, bool keep)
 {
     const sy_site *s = top.site;
     int64_t multiple = 1;
@@ -64,7 +64,7 @@ sy_node *sy_tiled(sy_graph *g, sy_next top, sy_node *x)
     }
     for (int64_t first = 0; first < s->out; first += rows) {
         const tile t = {top, first, syi_min(rows, s->out - first)};
-        part[n++] = sy_block(g, tile_product, &t, sizeof t, &x, 1, SY_BLOCK_RECOMPUTE);
+        part[n++] = sy_block(g, tile_product, &t, sizeof t, &x, 1, keep ? SY_BLOCK_SCOPE : SY_BLOCK_RECOMPUTE);
         if (!part[n - 1]) return NULL;
     }
     return syi_op_beside(g, part, n);

@@ -82,10 +82,13 @@ static sy_status variable(sy_run *run, const syi_active *a, const sy_site *site,
 {
     if (strcmp(word, "in") == 0) return *value = in, SY_OK;
     if (strcmp(word, "out") == 0) return *value = out, SY_OK;
-    for (int64_t i = 0; i < run->n_dims; i++) {
-        const syi_dim *d = &run->dims[i];
-        if (d->method == a->method && strcmp(d->var, word) == 0 && (d->site == site || !d->site)) return *value = d->value, SY_OK;
-    }
+    if (strcmp(word, "small") == 0) return *value = syi_min(in, out), SY_OK;
+    if (strcmp(word, "large") == 0) return *value = syi_max(in, out), SY_OK;
+    for (int own = site != NULL; own >= 0; own--) /* the site's own first */
+        for (int64_t i = 0; i < run->n_dims; i++) {
+            const syi_dim *d = &run->dims[i];
+            if (d->method == a->method && strcmp(d->var, word) == 0 && d->site == (own ? site : NULL)) return *value = d->value, SY_OK;
+        }
     const sy_option *o = option_of(a->method, word, strlen(word));
     if (o && o->type == SY_OPT_INT) return *value = *(const int64_t *)((const char *)a->self + o->offset), SY_OK;
     return syi_fail(run->ctx, SY_E_BUG, "method %s: slot shapes use \"%s\", which is neither an integer option nor set by sy_site_dim", a->method->name, word);
@@ -111,7 +114,7 @@ sy_status syi_slot_shape(sy_run *run, const syi_active *a, const sy_site *site, 
             word[n] = 0;
             int64_t v = 0;
             if (word[0] >= '0' && word[0] <= '9') v = strtoll(word, NULL, 10);
-            else SYI_TRY(variable(run, a, site, word, in, out, &v));
+            else SYI_TRY(variable(run, a, slot->flags & SY_SLOT_SHARE_ALL ? NULL : site, word, in, out, &v));
             if (v < 0 || !syi_size_mul(d, v, &d)) return syi_fail(run->ctx, SY_E_USAGE, "method %s: a tensor of shape %s would be too large", a->method->name, slot->shape);
             p += n;
             p += strspn(p, " ");

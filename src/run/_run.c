@@ -182,6 +182,8 @@ static void plan_fixed(const sy_run *run, bool training, sy_plan *p)
 static int64_t first_cut(const sy_run *run, int64_t tokens, int64_t row, const sy_plan *p)
 {
     int64_t want = run->options.micro_tokens;
+    for (int i = 0; i < run->n_active; i++)
+        if (want == 0 && (run->active[i].method->caps & SY_CAP_PER_FORWARD)) return tokens;
     if (want == 0 && p->parameters * 4 < p->model) want = 1024;
     return want > 0 && want < tokens ? syi_max(row, want / row * row) : tokens;
 }
