@@ -24,6 +24,7 @@ extern "C" {
 
 typedef struct sy_run sy_run;
 typedef struct sy_method sy_method;
+struct sy_merger;
 
 /* -- slot rows: tensors that a method owns ------------------------------------------ */
 
@@ -279,6 +280,8 @@ struct sy_method {
     sy_status (*solve)(void *self, sy_run *run, sy_layer *layer);
     /* compressor: work on a whole block instead of the ordinary schedule of stages       */
     sy_status (*block)(void *self, sy_run *run, sy_calibration *c, int block);
+    /* merger: its hooks, see merge.h                                                  */
+    const struct sy_merger *merger;
 };
 enum { SY_METHOD_ABI = 1 };
 

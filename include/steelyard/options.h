@@ -35,8 +35,10 @@ enum {
     SY_OPT_POSITION = 4,   /* may be given without its flag, in order of rows   */
     SY_OPT_MIN_OPEN = 8,   /* value > min, not >=                               */
     SY_OPT_MAX_OPEN = 16,  /* value < max, not <=                               */
-    SY_OPT_RUNTIME = 32    /* does not change results (threads, quiet): left
+    SY_OPT_RUNTIME = 32,   /* does not change results (threads, quiet): left
                               out of the fingerprint that --resume compares     */
+    SY_OPT_PER_MODEL = 64  /* a merger's parameter that each model of the recipe
+                              may have its own of; without default it must     */
 };
 
 typedef struct {

@@ -139,6 +139,8 @@ void syi_unmap_file(sy_context *ctx, syi_mapped *m);
 /* A range of a mapped file will not be read again soon: its whole pages leave memory (they
  * come back from the file when touched). */
 void syi_mapped_forget(const void *p, int64_t n);
+/* A range will be read soon: the system may fetch it meanwhile. */
+void syi_mapped_want(const void *p, int64_t n);
 /* Whole file as NUL-terminated text; refuses more than `max` bytes. */
 sy_status syi_read_file(sy_context *ctx, const char *path, int64_t max, char **out, int64_t *size);
 
@@ -155,6 +157,15 @@ sy_status syi_file_write_at(syi_file *f, int64_t at, const void *p, int64_t n);
 sy_status syi_file_reserve(syi_file *f, int64_t bytes); /* disk full shows now */
 sy_status syi_file_commit(syi_file *f);                 /* frees f, also on error */
 void syi_file_abort(syi_file *f);                       /* frees f; NULL is fine */
+/* The file itself, opened or made with `bytes` bytes, for work that is resumed inside of a
+ * folder that is renamed as a whole: commit syncs, abort only closes. */
+sy_status syi_file_in_place(sy_context *ctx, const char *path, int64_t bytes, syi_file **out);
+/* From any thread, beside the buffer: 0, or an errno (syi_file_put_fail makes the error). */
+int syi_file_put(syi_file *f, int64_t at, const void *p, int64_t n);
+sy_status syi_file_put_fail(syi_file *f, int error);
+/* Asks the system to begin writing a range out / waits until all of it is on disk. */
+void syi_file_start(syi_file *f, int64_t at, int64_t n);
+sy_status syi_file_sync(syi_file *f);
 /* All of it in one call. */
 sy_status syi_write_file(sy_context *ctx, const char *path, const void *p, int64_t n);
 

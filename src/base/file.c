@@ -190,6 +190,12 @@ void syi_mapped_forget(const void *p, int64_t n)
     if (to > from) madvise((void *)from, to - from, MADV_DONTNEED);
 }
 
+void syi_mapped_want(const void *p, int64_t n)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = (uintptr_t)p / page * page, to = (uintptr_t)p + (uintptr_t)syi_max(0, n);
+    if (to > from) madvise((void *)from, to - from, MADV_WILLNEED);
+}
+
 void syi_unmap_file(sy_context *ctx, syi_mapped *m)
 {
     if (m->handle != NULL) munmap(m->handle, (size_t)m->size);
@@ -370,10 +376,75 @@ sy_status syi_file_reserve(syi_file *f, int64_t bytes)
     return syi_fail_errno(f->ctx, SY_E_IO, verb, f->path);
 }
 
+sy_status syi_file_in_place(sy_context *ctx, const char *path, int64_t bytes, syi_file **out)
+{
+    *out = NULL;
+    syi_file *f = syi_calloc(ctx, 1, sizeof *f);
+    if (f == NULL) return SY_E_MEMORY;
+    f->ctx = ctx;
+    f->fd = -1;
+    sy_status status = SY_E_MEMORY;
+    if ((f->path = syi_strdup(ctx, path)) == NULL || (f->buffer = syi_alloc(ctx, BUFFER)) == NULL) goto fail;
+    f->fd = syi_disk_trip(ctx, NULL) ? -1 : open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (f->fd < 0) status = syi_fail_errno(ctx, SY_E_IO, "write", path);
+    else status = syi_file_reserve(f, bytes);
+    if (status == SY_OK && ftruncate(f->fd, (off_t)bytes) != 0) status = syi_fail_errno(ctx, SY_E_IO, "lengthen", path);
+    if (status != SY_OK) goto fail;
+    f->size = bytes;
+    *out = f;
+    return SY_OK;
+fail:
+    file_free(f);
+    return status;
+}
+
+int syi_file_put(syi_file *f, int64_t at, const void *p, int64_t n)
+{
+    const char *from = p;
+    while (n > 0) {
+        size_t part = (size_t)syi_min(n, 1 << 30);
+        int error = 0;
+        if (f->ctx->write_fail != 0) { /* tests only */
+#pragma omp critical(syi_file_put_trip)
+            if (syi_disk_trip(f->ctx, &part)) error = errno;
+        }
+        if (error != 0) return error;
+        ssize_t done = pwrite(f->fd, from, part, (off_t)at);
+        if (done < 0 && errno == EINTR) continue;
+        if (done <= 0) return done < 0 ? errno : ENOSPC;
+        from += done;
+        at += done;
+        n -= done;
+    }
+    return 0;
+}
+
+sy_status syi_file_put_fail(syi_file *f, int error)
+{
+    errno = error;
+    return syi_fail_errno(f->ctx, SY_E_IO, "write", f->path);
+}
+
+void syi_file_start(syi_file *f, int64_t at, int64_t n)
+{
+#ifdef __linux__
+    sync_file_range(f->fd, (off_t)at, (off_t)n, SYNC_FILE_RANGE_WRITE);
+#else
+    (void)f;
+    (void)at;
+    (void)n;
+#endif
+}
+
+sy_status syi_file_sync(syi_file *f)
+{
+    return sync_fd(f->ctx, f->fd) ? SY_OK : syi_fail_errno(f->ctx, SY_E_IO, "sync", f->path);
+}
+
 void syi_file_abort(syi_file *f)
 {
     if (f == NULL) return;
-    unlink(f->tmp);
+    if (f->tmp != NULL) unlink(f->tmp);
     file_free(f);
 }
 
@@ -390,7 +461,7 @@ sy_status syi_file_commit(syi_file *f)
         f->fd = -1;
         if (close(fd) != 0 && errno != EINTR) status = syi_fail_errno(ctx, SY_E_IO, "close", f->path);
     }
-    if (status == SY_OK) status = syi_rename(ctx, f->tmp, f->path);
+    if (status == SY_OK && f->tmp != NULL) status = syi_rename(ctx, f->tmp, f->path);
     if (status != SY_OK) {
         syi_file_abort(f);
         return status;

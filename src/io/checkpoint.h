@@ -46,4 +46,11 @@ char *syi_shape_text(char buf[128], int rank, const int64_t *dim);
 /* Is it UTF-8 without NUL? */
 bool syi_utf8_ok(const char *s, size_t n);
 
+/* Writing that can be taken up again (before sy_writer_begin): the files have their names
+ * from the start, so the folder around them must be what appears at once. */
+void syi_writer_in_place(sy_writer *w);
+/* Where a declared tensor lies, to be written with syi_file_put; counts as put. */
+sy_status syi_writer_place(sy_writer *w, const char *name, syi_file **file, int64_t *at);
+sy_status syi_writer_sync(sy_writer *w);
+
 #endif

@@ -124,6 +124,8 @@ typedef struct {
 /* The source as a Hugging Face folder (atomic) / one GGUF file (atomic). */
 sy_status syi_source_to_folder(syi_source *s, const char *dir, syi_export *how);
 sy_status syi_source_to_gguf(syi_source *s, const char *file, syi_export *how);
+/* What lies around the weights in a folder (config.json, tokenizer, templates), into `dir`. */
+sy_status syi_source_files(syi_source *s, const char *dir, syi_export *how);
 
 /* -- adapter_dir.c: PEFT folders ----------------------------------------------*/
 typedef struct {

@@ -35,6 +35,7 @@ struct sy_writer {
     shard *shards;
     int64_t count;             /* of shards, once begun                          */
     bool begun;
+    bool in_place;             /* files under their own names, resumable          */
 };
 
 sy_status sy_writer_new(sy_context *ctx, const char *path, int64_t shard_bytes, sy_writer **out)
@@ -199,14 +200,40 @@ static sy_status begin_shard(sy_writer *w, int64_t i, item **order)
         goto done;
     }
     for (int64_t k = 0; k < n; k++) order[k]->at += start;
-    SYI_TRY_TO(done, status, syi_file_create(ctx, s->path, &s->file));
-    SYI_TRY_TO(done, status, syi_file_reserve(s->file, start + data));
+    if (w->in_place) {
+        SYI_TRY_TO(done, status, syi_file_in_place(ctx, s->path, start + data, &s->file));
+    } else {
+        SYI_TRY_TO(done, status, syi_file_create(ctx, s->path, &s->file));
+        SYI_TRY_TO(done, status, syi_file_reserve(s->file, start + data));
+    }
     const uint64_t length = t.len;
     SYI_TRY_TO(done, status, syi_file_write_at(s->file, 0, &length, 8));
     SYI_TRY_TO(done, status, syi_file_write_at(s->file, 8, t.s, (int64_t)t.len));
 done:
     syi_text_free(&t);
     return status;
+}
+
+void syi_writer_in_place(sy_writer *w)
+{
+    w->in_place = true;
+}
+
+sy_status syi_writer_place(sy_writer *w, const char *name, syi_file **file, int64_t *at)
+{
+    int64_t i;
+    if (!w->begun || !syi_map_get(w->names, name, strlen(name), &i))
+        return syi_fail(w->ctx, SY_E_BUG, "%s: tensor %s was never declared", w->path, name);
+    w->items[i].left = 0;
+    *file = w->shards[w->items[i].shard].file;
+    *at = w->items[i].at;
+    return SY_OK;
+}
+
+sy_status syi_writer_sync(sy_writer *w)
+{
+    for (int64_t i = 0; i < w->count; i++) SYI_TRY(syi_file_sync(w->shards[i].file));
+    return SY_OK;
 }
 
 sy_status sy_writer_begin(sy_writer *w)

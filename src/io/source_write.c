@@ -232,16 +232,24 @@ static sy_status copy_beside(job *j, const char *dir)
     return SY_OK;
 }
 
-static sy_status write_folder(job *j, const char *dir)
+static sy_status write_files(job *j, const char *dir)
 {
     SYI_TRY(write_config(j, dir));
-    if (j->s->gguf) {
-        SYI_TRY(write_json_file(j, dir, "generation_config.json", j->s->generation));
-        SYI_TRY(write_json_file(j, dir, "tokenizer.json", j->s->tokenizer));
-        SYI_TRY(write_json_file(j, dir, "tokenizer_config.json", j->s->tokenizer_config));
-    } else {
-        SYI_TRY(copy_beside(j, dir));
-    }
+    if (!j->s->gguf) return copy_beside(j, dir);
+    SYI_TRY(write_json_file(j, dir, "generation_config.json", j->s->generation));
+    SYI_TRY(write_json_file(j, dir, "tokenizer.json", j->s->tokenizer));
+    return write_json_file(j, dir, "tokenizer_config.json", j->s->tokenizer_config);
+}
+
+sy_status syi_source_files(syi_source *s, const char *dir, syi_export *how)
+{
+    job j = {.ctx = s->ctx, .s = s, .how = how};
+    return write_files(&j, dir);
+}
+
+static sy_status write_folder(job *j, const char *dir)
+{
+    SYI_TRY(write_files(j, dir));
     return write_weights(j, dir);
 }
 

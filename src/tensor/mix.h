@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Vector kernels of merging: weighted sums of checkpoints and of their differences from a
+ * base, in f64 between f32 inputs and one f32 result. One table per instruction set, from
+ * one source (mix_body.h). All work on one thread over the range given; sums run in eight
+ * fixed lanes, so a table's results depend on the range only. Internal. */
+#ifndef SYI_MIX_H
+#define SYI_MIX_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct syi_mix {
+    const char *name;
+    /* From and to files: pointers to bf16 may be unaligned. */
+    void (*from_bf16)(const void *x, float *y, int64_t n);
+    void (*to_bf16)(const float *x, void *y, int64_t n);
+    bool (*finite)(const float *x, int64_t n);
+    /* acc = w*x, acc += w*x, acc += w*(x - base) */
+    void (*set)(double w, const float *x, double *acc, int64_t n);
+    void (*add)(double w, const float *x, double *acc, int64_t n);
+    void (*add_delta)(double w, const float *x, const float *base, double *acc, int64_t n);
+    /* y = base + a*acc; base NULL: a*acc */
+    void (*finish)(double a, const double *acc, const float *base, float *y, int64_t n);
+    /* y = a*x + b*z */
+    void (*pair)(double a, const float *x, double b, const float *z, float *y, int64_t n);
+    /* s[3] += (x.x, z.z, x.z); with base: of x - base and z - base */
+    void (*dots)(const float *x, const float *z, const float *base, double *s, int64_t n);
+    /* sum of |x - base| * m (base, m NULL: 0, 1) */
+    double (*abs_sum)(const float *x, const float *base, const float *m, int64_t n);
+    /* Bits of |x - base| in f32: the order of these integers is that of the magnitudes. */
+    void (*keys)(const float *x, const float *base, uint32_t *key, int64_t n);
+    /* m = key > limit ? 1 : 0; returns how many keys equal the limit. */
+    int64_t (*above)(const uint32_t *key, uint32_t limit, float *m, int64_t n);
+    /* acc += w * m * (x - base) */
+    void (*add_masked)(double w, const float *m, const float *x, const float *base, double *acc, int64_t n);
+    /* TIES: with e_k = w[k] m[k] (x[k] - base), the sign of sum e_k (0 counts as +) is elected
+     * and y = base + lambda * (sum of the agreeing e_k) / (normalize: sum of their d[k], if not
+     * 0). m NULL: all ones. */
+    void (*elect)(int k, const float *const *x, const float *const *m, const double *w, const double *d, bool normalize, double lambda,
+                  const float *base, float *y, int64_t n);
+    /* m = u < p ? 1 : 0, p[i] per element or (p NULL) all `one` */
+    void (*below)(const float *u, const float *p, float one, float *m, int64_t n);
+} syi_mix;
+
+/* The best table for this processor. */
+const syi_mix *syi_mix_pick(void);
+extern const syi_mix syi_mix_plain, syi_mix_avx2, syi_mix_avx512;
+
+#endif

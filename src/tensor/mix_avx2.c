@@ -1,0 +1,5 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The loops of mix.h for AVX2. */
+#include "tensor/mix_body.h"
+
+const syi_mix syi_mix_avx2 = MIX_TABLE("avx2");

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The loops behind mix.h, compiled once per instruction set; plain C that vectorises. */
+#include "tensor/mix.h"
+
+#include <math.h>
+#include <string.h>
+
+static inline float from_word(uint32_t u)
+{
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
+static inline uint32_t to_word(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    return u;
+}
+
+static void from_bf16(const void *x, float *restrict y, int64_t n)
+{
+    const char *p = x;
+    for (int64_t i = 0; i < n; i++) {
+        uint16_t h;
+        memcpy(&h, p + 2 * i, 2);
+        y[i] = from_word((uint32_t)h << 16);
+    }
+}
+
+static void to_bf16(const float *restrict x, void *y, int64_t n)
+{
+    char *p = y;
+    for (int64_t i = 0; i < n; i++) {
+        const uint32_t u = to_word(x[i]);
+        const uint32_t nan = u >> 16 | 0x40, round = (u + 0x7fff + (u >> 16 & 1)) >> 16;
+        const uint16_t h = (uint16_t)((u & 0x7fffffff) > 0x7f800000 ? nan : round);
+        memcpy(p + 2 * i, &h, 2);
+    }
+}
+
+static bool finite_all(const float *restrict x, int64_t n)
+{
+    uint32_t worst = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const uint32_t u = to_word(x[i]) & 0x7fffffff;
+        worst = u > worst ? u : worst;
+    }
+    return worst < 0x7f800000;
+}
+
+static void set(double w, const float *restrict x, double *restrict acc, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) acc[i] = w * (double)x[i];
+}
+
+static void add(double w, const float *restrict x, double *restrict acc, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) acc[i] += w * (double)x[i];
+}
+
+static void add_delta(double w, const float *restrict x, const float *restrict base, double *restrict acc, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) acc[i] += w * ((double)x[i] - (double)base[i]);
+}
+
+static void add_masked(double w, const float *restrict m, const float *restrict x, const float *restrict base, double *restrict acc, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) acc[i] += w * (double)m[i] * ((double)x[i] - (double)base[i]);
+}
+
+static void finish(double a, const double *restrict acc, const float *restrict base, float *restrict y, int64_t n)
+{
+    if (base)
+        for (int64_t i = 0; i < n; i++) y[i] = (float)((double)base[i] + a * acc[i]);
+    else
+        for (int64_t i = 0; i < n; i++) y[i] = (float)(a * acc[i]);
+}
+
+static void pair(double a, const float *restrict x, double b, const float *restrict z, float *restrict y, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) y[i] = (float)(a * (double)x[i] + b * (double)z[i]);
+}
+
+enum { WAYS = 8 };
+
+static double tree(const double *v)
+{
+    return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+}
+
+static void dots(const float *restrict x, const float *restrict z, const float *restrict base, double *restrict s, int64_t n)
+{
+    double xx[WAYS] = {0}, zz[WAYS] = {0}, xz[WAYS] = {0};
+    int64_t i = 0;
+    for (; i + WAYS <= n; i += WAYS)
+        for (int j = 0; j < WAYS; j++) {
+            const double b = base ? (double)base[i + j] : 0, p = (double)x[i + j] - b, q = (double)z[i + j] - b;
+            xx[j] += p * p;
+            zz[j] += q * q;
+            xz[j] += p * q;
+        }
+    for (int j = 0; i < n; i++, j++) {
+        const double b = base ? (double)base[i] : 0, p = (double)x[i] - b, q = (double)z[i] - b;
+        xx[j] += p * p;
+        zz[j] += q * q;
+        xz[j] += p * q;
+    }
+    s[0] += tree(xx);
+    s[1] += tree(zz);
+    s[2] += tree(xz);
+}
+
+static double abs_sum(const float *restrict x, const float *restrict base, const float *restrict m, int64_t n)
+{
+    double s[WAYS] = {0};
+    int64_t i = 0;
+    for (; i + WAYS <= n; i += WAYS)
+        for (int j = 0; j < WAYS; j++) s[j] += fabs((double)x[i + j] - (base ? (double)base[i + j] : 0)) * (m ? (double)m[i + j] : 1);
+    for (int j = 0; i < n; i++, j++) s[j] += fabs((double)x[i] - (base ? (double)base[i] : 0)) * (m ? (double)m[i] : 1);
+    return tree(s);
+}
+
+static void keys(const float *restrict x, const float *restrict base, uint32_t *restrict key, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) key[i] = to_word(x[i] - base[i]) & 0x7fffffff;
+}
+
+static int64_t above(const uint32_t *restrict key, uint32_t limit, float *restrict m, int64_t n)
+{
+    int64_t equal = 0;
+    for (int64_t i = 0; i < n; i++) {
+        m[i] = key[i] > limit ? 1.0f : 0.0f;
+        equal += key[i] == limit;
+    }
+    return equal;
+}
+
+static void below(const float *restrict u, const float *restrict p, float one, float *restrict m, int64_t n)
+{
+    if (p)
+        for (int64_t i = 0; i < n; i++) m[i] = u[i] < p[i] ? 1.0f : 0.0f;
+    else
+        for (int64_t i = 0; i < n; i++) m[i] = u[i] < one ? 1.0f : 0.0f;
+}
+
+enum { STRIP = 256 };
+
+static void elect(int k, const float *const *x, const float *const *m, const double *w, const double *d, bool normalize, double lambda,
+                  const float *base, float *y, int64_t n)
+{
+    double e[STRIP], sum[STRIP], top[STRIP], down[STRIP];
+    for (int64_t at = 0; at < n; at += STRIP) {
+        const int64_t c = n - at < STRIP ? n - at : STRIP;
+        const float *restrict b = base + at;
+        float *restrict out = y + at;
+        for (int64_t i = 0; i < c; i++) sum[i] = top[i] = down[i] = 0;
+        for (int j = 0; j < k; j++) {
+            const float *restrict v = x[j] + at;
+            if (m)
+                for (int64_t i = 0; i < c; i++) sum[i] += w[j] * (double)m[j][at + i] * ((double)v[i] - (double)b[i]);
+            else
+                for (int64_t i = 0; i < c; i++) sum[i] += w[j] * ((double)v[i] - (double)b[i]);
+        }
+        for (int j = 0; j < k; j++) {
+            const float *restrict v = x[j] + at;
+            const double wj = w[j], dj = d[j];
+            if (m)
+                for (int64_t i = 0; i < c; i++) e[i] = wj * (double)m[j][at + i] * ((double)v[i] - (double)b[i]);
+            else
+                for (int64_t i = 0; i < c; i++) e[i] = wj * ((double)v[i] - (double)b[i]);
+            for (int64_t i = 0; i < c; i++) {
+                const double side = sum[i] >= 0 ? e[i] : -e[i];
+                top[i] += side > 0 ? e[i] : 0;
+                down[i] += side > 0 ? dj : 0;
+            }
+        }
+        if (normalize)
+            for (int64_t i = 0; i < c; i++) out[i] = (float)((double)b[i] + lambda * (top[i] / (down[i] == 0 ? 1 : down[i])));
+        else
+            for (int64_t i = 0; i < c; i++) out[i] = (float)((double)b[i] + lambda * top[i]);
+    }
+}
+
+#define MIX_TABLE(label)                                                                                                    \
+    {.name = label, .from_bf16 = from_bf16, .to_bf16 = to_bf16, .finite = finite_all, .set = set, .add = add,               \
+     .add_delta = add_delta, .finish = finish, .pair = pair, .dots = dots, .abs_sum = abs_sum, .keys = keys, .above = above, \
+     .add_masked = add_masked, .elect = elect, .below = below}
