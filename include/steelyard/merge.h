@@ -55,7 +55,7 @@ typedef struct sy_merge {
                                     pass; sum may change it for make to read               */
     int64_t *counted;            /* [counts] of the pass that ended                        */
     uint8_t *keep;               /* [kept]                                                 */
-    int64_t tiles;
+    int64_t tiles, per_tile;     /* numbers of a full tile                                 */
     const double *value;         /* see sy_merge_value                                     */
     sy_merging *job;
     struct syi_merge_tensor *of;

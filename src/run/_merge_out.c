@@ -11,7 +11,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdlib.h>
 #include <sys/file.h>
 #include <unistd.h>
 
@@ -103,9 +102,11 @@ static int64_t read_journal(sy_merging *g, const char *text, const char *header)
         const char *end = strchr(p, '\n');
         if (!end) break; /* half a line */
         snprintf(line, sizeof line, "%.*s", (int)(end - p), p);
-        long long first, many;
-        if (sscanf(line, "done %lld %lld", &first, &many) == 2 && (same_boot || (last_sync && p < last_sync)))
-            for (long long i = first; i < first + many && i >= 0 && i < g->n; i++) {
+        char *second = syi_starts(line, "done ") ? strchr(line + 5, ' ') : NULL;
+        int64_t first = -1, many = 0;
+        if (second) *second = 0;
+        if (second && syi_parse_int(line + 5, &first) && syi_parse_int(second + 1, &many) && first >= 0 && many <= g->n && (same_boot || (last_sync && p < last_sync)))
+            for (int64_t i = first; i < first + many && i < g->n; i++) {
                 count += !g->tensors[i].done;
                 g->tensors[i].done = true;
             }

@@ -8,7 +8,6 @@
 #include "run/run.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 /* -- layers in names --------------------------------------------------------------------- */
 
@@ -34,7 +33,10 @@ static bool number_in(const char *name, size_t *from, size_t *to)
 static int block_of(const char *name)
 {
     size_t from, to;
-    return number_in(name, &from, &to) ? atoi(name + from) : -1;
+    int n = 0;
+    if (!number_in(name, &from, &to)) return -1;
+    for (size_t i = from; i < to; i++) n = 10 * n + (name[i] - '0');
+    return n;
 }
 
 static char *with_block(sy_merging *g, const char *name, int64_t block)

@@ -83,6 +83,7 @@ static void describe(sy_merging *g, syi_merge_tensor *t, sy_merge *m)
     if (t->row) m->linear = (t->row->flags & SY_TENSOR_LINEAR) && !t->vocab;
     else m->linear = t->rank == 2 && !t->vocab && syi_ends(t->name, "weight") && !strstr(t->name, "embed") && !strstr(t->name, "norm");
     m->tiles = syi_ceil_div(t->rows, tile_rows(t));
+    m->per_tile = syi_min(tile_rows(t), t->rows) * t->cols;
 }
 
 static sy_status size_scratch(worker *w)

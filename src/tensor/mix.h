@@ -33,13 +33,16 @@ typedef struct syi_mix {
     int64_t (*above)(const uint32_t *key, uint32_t limit, float *m, int64_t n);
     /* acc += w * m * (x - base) */
     void (*add_masked)(double w, const float *m, const float *x, const float *base, double *acc, int64_t n);
-    /* TIES: with e_k = w[k] m[k] (x[k] - base), the sign of sum e_k (0 counts as +) is elected
-     * and y = base + lambda * (sum of the agreeing e_k) / (normalize: sum of their d[k], if not
-     * 0). m NULL: all ones. */
-    void (*elect)(int k, const float *const *x, const float *const *m, const double *w, const double *d, bool normalize, double lambda,
-                  const float *base, float *y, int64_t n);
+    /* TIES: with e_k = w[k] m[k] (x[k] - base), the sign of sum e_k (count: of the sum of their
+     * signs; 0 counts as +) is elected and y = base + lambda * (sum of the agreeing e_k) /
+     * (normalize: sum of their d[k], if not 0). m[k] NULL: all ones. */
+    void (*elect)(int k, const float *const *x, const float *const *m, const double *w, const double *d, bool count, bool normalize,
+                  double lambda, const float *base, float *y, int64_t n);
     /* m = u < p ? 1 : 0, p[i] per element or (p NULL) all `one` */
     void (*below)(const float *u, const float *p, float one, float *m, int64_t n);
+    /* Masks of 0 and 1 as bits, (n + 7) / 8 bytes, and back. */
+    void (*pack)(const float *m, uint8_t *bits, int64_t n);
+    void (*unpack)(const uint8_t *bits, float *m, int64_t n);
 } syi_mix;
 
 /* The best table for this processor. */

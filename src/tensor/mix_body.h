@@ -145,9 +145,38 @@ static void below(const float *restrict u, const float *restrict p, float one, f
         for (int64_t i = 0; i < n; i++) m[i] = u[i] < one ? 1.0f : 0.0f;
 }
 
+static void pack(const float *restrict m, uint8_t *restrict bits, int64_t n)
+{
+    const int64_t whole = n / 8;
+    for (int64_t i = 0; i < whole; i++) {
+        unsigned b = 0;
+        for (int j = 0; j < 8; j++) b |= (unsigned)(m[8 * i + j] != 0.0f) << j;
+        bits[i] = (uint8_t)b;
+    }
+    if (n % 8 == 0) return;
+    bits[whole] = 0;
+    for (int64_t i = 8 * whole; i < n; i++) bits[whole] |= (uint8_t)((m[i] != 0.0f) << (i % 8));
+}
+
+static void unpack(const uint8_t *restrict bits, float *restrict m, int64_t n)
+{
+    const int64_t whole = n / 8;
+    for (int64_t i = 0; i < whole; i++)
+        for (int j = 0; j < 8; j++) m[8 * i + j] = (float)(bits[i] >> j & 1);
+    for (int64_t i = 8 * whole; i < n; i++) m[i] = (float)(bits[whole] >> (i % 8) & 1);
+}
+
 enum { STRIP = 256 };
 
-static void elect(int k, const float *const *x, const float *const *m, const double *w, const double *d, bool normalize, double lambda,
+static void terms(double w, const float *restrict m, const float *restrict x, const float *restrict base, double *restrict e, int64_t n)
+{
+    if (m)
+        for (int64_t i = 0; i < n; i++) e[i] = w * (double)m[i] * ((double)x[i] - (double)base[i]);
+    else
+        for (int64_t i = 0; i < n; i++) e[i] = w * ((double)x[i] - (double)base[i]);
+}
+
+static void elect(int k, const float *const *x, const float *const *m, const double *w, const double *d, bool count, bool normalize, double lambda,
                   const float *base, float *y, int64_t n)
 {
     double e[STRIP], sum[STRIP], top[STRIP], down[STRIP];
@@ -157,19 +186,15 @@ static void elect(int k, const float *const *x, const float *const *m, const dou
         float *restrict out = y + at;
         for (int64_t i = 0; i < c; i++) sum[i] = top[i] = down[i] = 0;
         for (int j = 0; j < k; j++) {
-            const float *restrict v = x[j] + at;
-            if (m)
-                for (int64_t i = 0; i < c; i++) sum[i] += w[j] * (double)m[j][at + i] * ((double)v[i] - (double)b[i]);
+            terms(w[j], m[j] ? m[j] + at : 0, x[j] + at, b, e, c);
+            if (count)
+                for (int64_t i = 0; i < c; i++) sum[i] += e[i] > 0 ? 1.0 : e[i] < 0 ? -1.0 : 0.0;
             else
-                for (int64_t i = 0; i < c; i++) sum[i] += w[j] * ((double)v[i] - (double)b[i]);
+                for (int64_t i = 0; i < c; i++) sum[i] += e[i];
         }
         for (int j = 0; j < k; j++) {
-            const float *restrict v = x[j] + at;
-            const double wj = w[j], dj = d[j];
-            if (m)
-                for (int64_t i = 0; i < c; i++) e[i] = wj * (double)m[j][at + i] * ((double)v[i] - (double)b[i]);
-            else
-                for (int64_t i = 0; i < c; i++) e[i] = wj * ((double)v[i] - (double)b[i]);
+            const double dj = d[j];
+            terms(w[j], m[j] ? m[j] + at : 0, x[j] + at, b, e, c);
             for (int64_t i = 0; i < c; i++) {
                 const double side = sum[i] >= 0 ? e[i] : -e[i];
                 top[i] += side > 0 ? e[i] : 0;
@@ -186,4 +211,5 @@ static void elect(int k, const float *const *x, const float *const *m, const dou
 #define MIX_TABLE(label)                                                                                                    \
     {.name = label, .from_bf16 = from_bf16, .to_bf16 = to_bf16, .finite = finite_all, .set = set, .add = add,               \
      .add_delta = add_delta, .finish = finish, .pair = pair, .dots = dots, .abs_sum = abs_sum, .keys = keys, .above = above, \
-     .add_masked = add_masked, .elect = elect, .below = below}
+     .add_masked = add_masked, .elect = elect, .below = below, .pack = pack,  \
+     .unpack = unpack}
