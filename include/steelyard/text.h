@@ -49,6 +49,17 @@ typedef struct { const char *role, *content; } sy_message;
 typedef struct { const char *jinja, *bos_token, *eos_token; } sy_chat_template;
 sy_status sy_chat_render(sy_context *ctx, const sy_chat_template *chat, const sy_message *messages, int64_t n,
                          bool add_generation_prompt, char **text);
+/* The same for a conversation in JSON, as the field writes them: {"messages": [...],
+ * "tools": [...], "add_generation_prompt": true, ...}. A message is passed to the
+ * template with all of its keys (tool_calls, tool_call_id, content as a list of
+ * parts, ...); every other key of the object is a variable of the template, as what
+ * apply_chat_template passes on (documents, enable_thinking, date_string, ...). */
+sy_status sy_chat_render_json(sy_context *ctx, const sy_chat_template *chat, const char *json, size_t len, char **text);
+/* Templates that are built in, for models that come without one or with one that is
+ * not understood: the text of NAME, or NULL. `i` from 0: the names and what they are
+ * for, NULL at the end. */
+const char *sy_chat_named(const char *name);
+const char *sy_chat_name(int i, const char **title);
 
 /* -- data sets ------------------------------------------------------------------ */
 typedef enum { SY_LOSS_DEFAULT, /* completions and assistant turns; all of plain text */

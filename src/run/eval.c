@@ -39,7 +39,7 @@ static const sy_option rows[] = {
     {.name = "loss-on", .type = SY_OPT_ENUM, .offset = OFFSET(loss_on), .def = "default", .choices = losses,
      .help = "default: completions and assistant turns, all of plain text; all: every token", .example = "all"},
     {.name = "chat-template", .type = SY_OPT_PATH, .offset = OFFSET(chat_template), .flags = SY_OPT_ADVANCED,
-     .help = "Jinja file to use instead of the model's own template, or chatml", .example = "chatml"},
+     .help = "built-in template (chatml, llama-3, mistral-v3, ...) or Jinja file to use instead of the model's own", .example = "chatml"},
     {.name = "dump-logits", .type = SY_OPT_PATH, .offset = OFFSET(dump), .flags = SY_OPT_ADVANCED,
      .help = "write the logits of every token: safetensors, logits f32 [tokens, vocabulary] and input_ids", .example = "{tmp}/logits.safetensors"},
     {.name = NULL}

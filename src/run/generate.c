@@ -31,7 +31,7 @@ static const sy_option rows[] = {
     {.name = "system", .type = SY_OPT_STRING, .offset = OFFSET(system), .alias = "system_prompt", .help = "system message before the prompt, with --chat",
      .example = "Answer in one word."},
     {.name = "chat-template", .type = SY_OPT_PATH, .offset = OFFSET(chat_template), .flags = SY_OPT_ADVANCED,
-     .help = "Jinja file to use instead of the model's own template, or chatml", .example = "chatml"},
+     .help = "built-in template (chatml, llama-3, mistral-v3, ...) or Jinja file to use instead of the model's own", .example = "chatml"},
     {.name = "max-new", .type = SY_OPT_INT, .offset = OFFSET(max_new), .def = "128", .min = 1, .max = 1048576, .alias = "max_new_tokens n_predict",
      .help = "most tokens to generate", .example = "32"},
     {.name = "temperature", .type = SY_OPT_FLOAT, .offset = OFFSET(temperature), .def = "0", .min = 0, .max = 100,

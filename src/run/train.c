@@ -67,7 +67,7 @@ static const sy_option rows[] = {
     {.name = "train-on-inputs", .type = SY_OPT_BOOL, .offset = OFFSET(train_on_inputs), .def = "off", .flags = SY_OPT_ADVANCED,
      .help = "the same as --loss-on all", .example = "on"},
     {.name = "chat-template", .type = SY_OPT_PATH, .offset = OFFSET(chat_template), .flags = SY_OPT_ADVANCED,
-     .help = "Jinja file to use instead of the model's own template, or chatml", .example = "chatml"},
+     .help = "built-in template (chatml, llama-3, mistral-v3, ...) or Jinja file to use instead of the model's own", .example = "chatml"},
 
     {.name = "eval-data", .type = SY_OPT_PATH, .offset = OFFSET(eval_data), .flags = SY_OPT_RUNTIME, .alias = "test_datasets validation_file",
      .help = "data to evaluate on", .example = "valid.jsonl"},
@@ -259,13 +259,20 @@ sy_status syi_run_seq(sy_run *run, bool given, int64_t *seq)
 
 sy_status syi_template_text(sy_context *ctx, sy_run *run, const char *option, char **text)
 {
+    const char *own = option == NULL ? sy_run_chat_template(run) : sy_chat_named(option), *name;
     *text = NULL;
-    if (option != NULL && !strcmp(option, "chatml")) return SY_OK;
-    if (option != NULL) return syi_read_file(ctx, option, 1 << 20, text, NULL);
-    const char *own = sy_run_chat_template(run);
-    if (own == NULL) return SY_OK;
-    *text = syi_strdup(ctx, own);
-    return *text != NULL ? SY_OK : SY_E_MEMORY;
+    if (own != NULL) {
+        *text = syi_strdup(ctx, own);
+        return *text != NULL ? SY_OK : SY_E_MEMORY;
+    }
+    if (option == NULL) return SY_OK;
+    if (syi_exists(option)) return syi_read_file(ctx, option, 1 << 20, text, NULL);
+    syi_text known;
+    syi_text_init(&known, ctx, 4096);
+    for (int i = 0; (name = sy_chat_name(i, NULL)) != NULL; i++) syi_text_printf(&known, "%s%s", i > 0 ? ", " : "", name);
+    sy_status st = syi_fail(ctx, SY_E_USAGE, "--chat-template %s: neither a file nor one of the built-in templates: %s", option, known.s ? known.s : "");
+    syi_text_free(&known);
+    return st;
 }
 
 static sy_status open_data(syi_train *t)

@@ -140,8 +140,12 @@ static void arguments_of(parser *p, node *x)
             add(p, k, expression(p));
             add(p, x, k);
             keywords = true;
-        } else if (is_op(p, "*") || is_op(p, "**")) {
-            fail(p, SY_E_UNSUPPORTED, "unpacking of arguments is not supported");
+        } else if (is_op(p, "**")) {
+            fail(p, SY_E_UNSUPPORTED, "unpacking of named arguments is not supported");
+        } else if (skip_op(p, "*")) {
+            node *k = make(p, N_SPREAD);
+            add(p, k, expression(p));
+            add(p, x, k);
         } else {
             if (keywords) fail(p, SY_E_INPUT, "an argument after a named one");
             add(p, x, expression(p));

@@ -180,18 +180,25 @@ static bool compare(run *r, operator_kind op, value a, value b)
 static arguments arguments_of(run *r, const node *x, int from)
 {
     arguments a = {0};
-    value *v = syi_v_alloc(r, (size_t)x->kids * sizeof *v), *kv = syi_v_alloc(r, (size_t)x->kids * sizeof *kv);
+    value all = syi_v_list(r, V_LIST), *kv = syi_v_alloc(r, (size_t)x->kids * sizeof *kv);
     const char **key = syi_v_alloc(r, (size_t)x->kids * sizeof *key);
     for (int i = from; i < x->kids && r->status == SY_OK; i++) {
-        if (x->kid[i]->kind == N_KEYWORD) {
-            value name = syi_v_string(r, x->kid[i]->s, x->kid[i]->n);
+        const node *k = x->kid[i];
+        if (k->kind == N_KEYWORD) {
+            value name = syi_v_string(r, k->s, k->n);
             key[a.keys] = name.u.str.s;
-            kv[a.keys++] = eval(r, x->kid[i]->kid[0]);
+            kv[a.keys++] = eval(r, k->kid[0]);
+        } else if (k->kind == N_SPREAD) {
+            value list_value = syi_v_items(r, eval(r, k->kid[0]));
+            for (int64_t c = 0; r->status == SY_OK && c < list_value.u.list->n; c++) syi_v_push(r, all, list_value.u.list->v[c]);
         } else {
-            v[a.n++] = eval(r, x->kid[i]);
+            syi_v_push(r, all, eval(r, k));
         }
     }
-    a.v = v;
+    if (r->status != SY_OK) return (arguments){0};
+    if (all.u.list->n > INT32_MAX) syi_v_fail(r, SY_E_INPUT, "too many arguments");
+    a.v = all.u.list->v;
+    a.n = (int)syi_min(all.u.list->n, INT32_MAX);
     a.key = key;
     a.key_value = kv;
     return a;
@@ -506,16 +513,16 @@ sy_status syi_chat_run(sy_context *ctx, const syi_chat *c, const json_t *variabl
         value names = {.kind = V_DICT, .u.dict = global.names}, list_value = syi_v_list(&r, V_LIST);
         const char *key;
         json_t *v;
+        syi_v_put(&r, names, STR("tools"), (value){.kind = V_NONE});
+        syi_v_put(&r, names, STR("documents"), (value){.kind = V_NONE});
         json_object_foreach((json_t *)(uintptr_t)variables, key, v)
             syi_v_put(&r, names, (value){.kind = V_STRING, .u.str = {key, (int64_t)strlen(key)}}, syi_v_from_json(&r, v, 0));
         for (size_t i = 0; i < n; i++) syi_v_push(&r, list_value, syi_v_from_json(&r, json_array_get(messages, i), 0));
         syi_v_put(&r, names, STR("messages"), list_value);
-        syi_v_put(&r, names, STR("tools"), (value){.kind = V_NONE});
-        syi_v_put(&r, names, STR("documents"), (value){.kind = V_NONE});
         syi_v_put(&r, names, STR("add_generation_prompt"), BOOL(add_generation_prompt));
         r.global = &global;
         execute(&r, c->root);
     }
     syi_arena_free(r.arena);
-    return r.status;
+    return r.status == SY_E_UNSUPPORTED ? syi_chat_advise(ctx) : r.status;
 }

@@ -281,7 +281,13 @@ typedef struct syi_chat syi_chat;
 /* Parsed once, rendered often; read-only after parsing. NULL text: ChatML. */
 sy_status syi_chat_parse(sy_context *ctx, const char *jinja, size_t len, const char *where, syi_chat **out);
 void syi_chat_free(syi_chat *c);
-/* `variables`: an object; `messages`: an array. Both borrowed. */
+/* Adds the names of the built-in templates to the error that is there. */
+sy_status syi_chat_advise(sy_context *ctx);
+/* Are these messages that a template can be given? Fills in what transformers does.
+ * `where` begins the error's text. */
+sy_status syi_chat_messages(sy_context *ctx, const json_t *messages, const char *where);
+/* `variables`: an object, which may have tools and documents; `messages`: an array.
+ * Both borrowed. */
 sy_status syi_chat_run(sy_context *ctx, const syi_chat *c, const json_t *variables, const json_t *messages, size_t n,
                        bool add_generation_prompt, syi_text *out);
 

@@ -6,7 +6,7 @@
  *   text_helper chat                      a line of JSON each way
  *   text_helper dataset TOKENIZER.json FILE SEQ TEMPLATE_FILE EOS
  *                                         a line of JSON a row: ids and targets
- *   text_helper bench TOKENIZER.json FILE seconds and tokens                        */
+ *   text_helper bench TOKENIZER.json FILE [TIMES]   seconds and tokens             */
 #include "base/base.h"
 #include "steelyard/text.h"
 
@@ -69,7 +69,8 @@ static int chat(sy_context *ctx)
     ssize_t got;
     while ((got = getline(&line, &cap, stdin)) > 0) {
         json_t *j = json_loadb(line, (size_t)got, 0, NULL), *list = json_object_get(j, "messages");
-        sy_chat_template c = {json_string_value(json_object_get(j, "template")), json_string_value(json_object_get(j, "bos_token")),
+        const char *jinja = json_string_value(json_object_get(j, "template")), *name = json_string_value(json_object_get(j, "name"));
+        sy_chat_template c = {name != NULL ? sy_chat_named(name) : jinja, json_string_value(json_object_get(j, "bos_token")),
                               json_string_value(json_object_get(j, "eos_token"))};
         size_t n = json_array_size(list);
         sy_message *m = calloc(n + 1, sizeof *m);
@@ -78,13 +79,16 @@ static int chat(sy_context *ctx)
             m[i].content = json_string_value(json_object_get(json_array_get(list, i), "content"));
         }
         char *text = NULL;
-        sy_status st = sy_chat_render(ctx, &c, m, (int64_t)n, json_is_true(json_object_get(j, "add_generation_prompt")), &text);
+        char *request = json_dumps(json_object_get(j, "request"), JSON_COMPACT);
+        sy_status st = request ? sy_chat_render_json(ctx, &c, request, strlen(request), &text)
+                               : sy_chat_render(ctx, &c, m, (int64_t)n, json_is_true(json_object_get(j, "add_generation_prompt")), &text);
         json_t *answer = st == SY_OK ? json_pack("{ss}", "text", text)
                                      : json_pack("{ssss}", "status", sy_status_name(st), "error", sy_error_message(ctx));
         char *s = json_dumps(answer, JSON_COMPACT);
         puts(s);
         fflush(stdout);
         free(s);
+        free(request);
         json_decref(answer);
         json_decref(j);
         sy_string_free(ctx, text);
@@ -118,13 +122,13 @@ static int dataset(sy_context *ctx, const sy_tokenizer *t, char **argv)
     return 0;
 }
 
-static int bench(sy_context *ctx, const sy_tokenizer *t, const char *path)
+static int bench(sy_context *ctx, const sy_tokenizer *t, const char *path, int times)
 {
     char *text;
     int64_t n, tokens = 0;
     if (syi_read_file(ctx, path, INT64_C(1) << 32, &text, &n) != SY_OK) return fail(ctx);
     double best = 1e9;
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < times; i++) {
         sy_token *k;
         double start = syi_now();
         if (sy_tokenize(ctx, t, text, n, true, false, &k, &tokens) != SY_OK) return fail(ctx);
@@ -147,7 +151,7 @@ int main(int argc, char **argv)
         sy_tokenizer *t;
         if (syi_read_file(ctx, argv[2], INT64_C(1) << 30, &json, &n) != SY_OK) return fail(ctx);
         if (sy_tokenizer_parse(ctx, json, (size_t)n, argv[2], &t) != SY_OK) return fail(ctx);
-        rc = argv[1][0] == 't' ? tokenize(ctx, t) : argc > 6 ? dataset(ctx, t, argv + 3) : argc > 3 ? bench(ctx, t, argv[3]) : 2;
+        rc = argv[1][0] == 't' ? tokenize(ctx, t) : argc > 6 ? dataset(ctx, t, argv + 3) : argc > 3 ? bench(ctx, t, argv[3], argc > 4 ? atoi(argv[4]) : 5) : 2;
         sy_tokenizer_free(t);
         syi_free(ctx, json);
     } else if (argc >= 2 && strcmp(argv[1], "chat") == 0) {

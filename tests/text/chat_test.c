@@ -77,6 +77,63 @@ static void refuse(sy_context *ctx, const char *jinja, sy_status expected, const
     assert_int_equal(sy_memory_now(ctx), before);
 }
 
+static void renders(sy_context *ctx, const char *jinja, const char *json, const char *expected)
+{
+    char *text;
+    sy_chat_template chat = {.jinja = jinja, .bos_token = "<s>", .eos_token = "</s>"};
+    if (sy_chat_render_json(ctx, &chat, json, strlen(json), &text) != SY_OK) fail_msg("%s", sy_error_message(ctx));
+    assert_string_equal(text, expected);
+    sy_string_free(ctx, text);
+}
+
+static void renders_json(void **state)
+{
+    (void)state;
+    sy_context *ctx = sy_context_new();
+    char *text;
+    renders(ctx, "{% for t in tools %}{{ t.function.name }};{% endfor %}{% for m in messages %}{{ m.role }}:{% for c in m.tool_calls or [] %}"
+                 "{{ c.function.name }}({{ c.function.arguments | tojson }}){% endfor %}{{ m.content if m.content is defined else '-' }} {% endfor %}{{ day }}",
+            "{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}, {\"role\": \"assistant\", \"content\": null, \"tool_calls\": [{\"function\": "
+            "{\"name\": \"f\", \"arguments\": {\"a\": [1, 2.5, \"\u00e9\"]}}}]}], \"tools\": [{\"function\": {\"name\": \"f\"}}], \"day\": \"now\"}",
+            "f;user:x assistant:f({\"a\": [1, 2.5, \"\xC3\xA9\"]})- now");
+    renders(ctx, "{% macro f(a, b) %}{{ b }}{{ a }}{% endmacro %}{{ f(*['x', 'y']) }}", "{\"messages\": []}", "yx");
+    renders(ctx, "{{ messages[0].reasoning_content }}", "{\"messages\": [{\"role\": \"assistant\", \"content\": \"\", \"reasoning\": \"r\"}]}", "r");
+    renders(ctx, "{{ messages[0].content[1].text }}", "{\"messages\": [{\"role\": \"user\", \"content\": [{\"type\": \"image\"}, {\"text\": \"t\"}]}]}", "t");
+    renders(ctx, "{{ bos_token }}{{ add_generation_prompt }}", "{\"messages\": [], \"bos_token\": \"B\", \"add_generation_prompt\": true}", "BTrue");
+    static const char *const bad[] = {"{}", "[]", "{\"messages\": [{}]}", "{\"messages\": [{\"role\": \"user\"}]}", "{\"messages\": [{\"role\": \"user\", \"content\": 1}]}",
+                                      "{\"messages\": [1]}", "{\"messages\": [{\"role\": 1, \"content\": \"\"}]}"};
+    for (int i = 0; i < SYI_COUNT(bad); i++) assert_int_equal(sy_chat_render_json(ctx, NULL, bad[i], strlen(bad[i]), &text), SY_E_INPUT);
+    assert_int_equal(sy_memory_now(ctx), 0);
+    sy_context_free(ctx);
+}
+
+/* Every built-in template takes a system message, turns and the prompt of the next,
+ * and says all of the words in their order. */
+static void built_in_templates(void **state)
+{
+    (void)state;
+    sy_context *ctx = sy_context_new();
+    const char *name, *title;
+    int n = 0;
+    for (; (name = sy_chat_name(n, &title)) != NULL; n++) {
+        static const sy_message m[] = {{"system", "Alpha"}, {"user", "Beta"}, {"assistant", "Gamma"}, {"user", "Delta"}};
+        char *text, *at;
+        assert_non_null(title);
+        sy_chat_template chat = {sy_chat_named(name), "<s>", "</s>"};
+        if (sy_chat_render(ctx, &chat, m, 4, true, &text) != SY_OK) fail_msg("%s: %s", name, sy_error_message(ctx));
+        at = text;
+        for (int i = 0; i < 4; i++) {
+            at = strstr(at, m[i].content);
+            assert_non_null(at);
+        }
+        assert_int_equal(strlen(strstr(text, "Delta")) > strlen("Delta"), 1);
+        sy_string_free(ctx, text);
+    }
+    assert_true(n >= 12);
+    assert_null(sy_chat_named("nosuch"));
+    sy_context_free(ctx);
+}
+
 static void names_the_line(void **state)
 {
     sy_context *ctx = *state;
@@ -84,7 +141,9 @@ static void names_the_line(void **state)
     refuse(ctx, "\n{{ x | nosuch }}", SY_E_UNSUPPORTED, ":2: the filter 'nosuch'");
     refuse(ctx, "{{ 1 is nosuch }}", SY_E_UNSUPPORTED, "the test 'nosuch'");
     refuse(ctx, "{% for x in y recursive %}{% endfor %}", SY_E_UNSUPPORTED, "recursive");
-    refuse(ctx, "{{ f(*a) }}", SY_E_UNSUPPORTED, "unpacking");
+    refuse(ctx, "{{ f(**a) }}", SY_E_UNSUPPORTED, "unpacking");
+    refuse(ctx, "{{ f(**a) }}", SY_E_UNSUPPORTED, "--chat-template NAME: chatml, llama-2");
+    refuse(ctx, "{{ namespace(*3) }}", SY_E_INPUT, "walked");
     refuse(ctx, "{{ raise_exception('no ' ~ 'thanks') }}", SY_E_INPUT, "no thanks");
     refuse(ctx, "\n\n{{ gone.x }}", SY_E_INPUT, ":3: 'gone' is undefined");
     refuse(ctx, "{{ 'a", SY_E_INPUT, "does not end");
@@ -193,7 +252,7 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(matches_jinja), cmocka_unit_test(without_a_template_it_is_chatml), cmocka_unit_test(names_the_line),
+        cmocka_unit_test(matches_jinja), cmocka_unit_test(without_a_template_it_is_chatml), cmocka_unit_test(renders_json), cmocka_unit_test(built_in_templates), cmocka_unit_test(names_the_line),
         cmocka_unit_test(is_bounded),    cmocka_unit_test(survives_cut_and_changed_templates), cmocka_unit_test(survives_lack_of_memory),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
