@@ -23,9 +23,11 @@ static inline const char *fuzz_file(const uint8_t *data, size_t size, const char
     return path;
 }
 
-/* At the end of an input: nothing may be held, and a failure has a message. */
+/* At the end of an input: nothing may be held, and a failure has a message (shown when
+ * FUZZ_SHOW is set). */
 static inline void fuzz_end(sy_context *ctx, sy_status status)
 {
+    if (getenv("FUZZ_SHOW") != NULL) fprintf(stderr, "%s: %s\n", sy_status_name(status), status != SY_OK ? sy_error_message(ctx) : "");
     if (sy_memory_now(ctx) != 0 || (status != SY_OK && sy_error_message(ctx)[0] == '\0') || status == SY_E_BUG) {
         fprintf(stderr, "%lld bytes held, %s: %s\n", (long long)sy_memory_now(ctx), sy_status_name(status), sy_error_message(ctx));
         abort();
