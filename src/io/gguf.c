@@ -31,6 +31,8 @@ struct syi_gguf {
     sy_entry *tensors;
     int64_t n_tensors;
     syi_map *names;
+    syi_gguf **parts;           /* of a split file: the second and later ones         */
+    int64_t n_parts;
 };
 
 /* Where the reader stands; nothing is read beyond `end`. */
@@ -302,11 +304,8 @@ static sy_status read_all(syi_gguf *g)
         SYI_TRY(take_pair(g, &c, &g->pairs[i]));
         g->n_pairs++;
     }
-    int64_t alignment = 0, next = 0, parts = 0;
+    int64_t alignment = 0, next = 0;
     SYI_TRY(read_alignment(g, &alignment));
-    if (syi_gguf_int(g, "split.count", &parts) && parts > 1)
-        return syi_fail(ctx, SY_E_UNSUPPORTED, "%s: one of %lld parts of a split file; join them first (llama-gguf-split --merge)", g->path,
-                        (long long)parts);
     for (uint64_t i = 0; i < tensors; i++) SYI_TRY(take_tensor(g, &c, &g->tensors[i], alignment, &next));
     if (tensors == 0) return SY_OK;
 
@@ -325,7 +324,7 @@ static sy_status read_all(syi_gguf *g)
     return SY_OK;
 }
 
-sy_status syi_gguf_open(sy_context *ctx, const char *path, syi_gguf **out)
+static sy_status open_one(sy_context *ctx, const char *path, syi_gguf **out)
 {
     *out = NULL;
     syi_gguf *g = syi_calloc(ctx, 1, sizeof *g);
@@ -350,9 +349,107 @@ fail:
     return status;
 }
 
+/* -- files in several parts ------------------------------------------------------------ */
+
+enum { PARTS_MAX = 65535 };
+
+/* "x/model-00002-of-00005.gguf" with another number; NULL with the error set when it is
+ * not called so. */
+static char *part_name(sy_context *ctx, const char *path, int64_t no, int64_t count)
+{
+    char end[32];
+    snprintf(end, sizeof end, "-of-%05lld.gguf", (long long)count);
+    const size_t tail = strlen("-00001") + strlen(end), n = strlen(path);
+    const char *digits = n > tail ? path + n - tail + 1 : "";
+    if (n <= tail || !syi_ends(path, end) || digits[-1] != '-' || strspn(digits, "0123456789") != 5) {
+        syi_fail(ctx, SY_E_INPUT, "%s: a part of a file in %lld parts; a name ending in -00001%s was expected, to find the others by", path,
+                 (long long)count, end);
+        return NULL;
+    }
+    return syi_format(ctx, "%.*s-%05lld-of-%05lld.gguf", (int)(n - tail), path, (long long)no + 1, (long long)count);
+}
+
+static sy_status check_part(const syi_gguf *g, int64_t no, int64_t count)
+{
+    int64_t n = -1, all = -1;
+    syi_gguf_int(g, "split.no", &n);
+    syi_gguf_int(g, "split.count", &all);
+    if (n != no || all != count)
+        return syi_fail(g->ctx, SY_E_INPUT, "%s: split.no is %lld and split.count %lld; %lld and %lld were expected: the parts do not belong together",
+                        g->path, (long long)n, (long long)all, (long long)no, (long long)count);
+    return SY_OK;
+}
+
+/* The tensors of a part go behind those that are there. */
+static sy_status append_part(syi_gguf *g, const syi_gguf *p)
+{
+    int64_t other;
+    sy_entry *all = syi_realloc(g->ctx, g->tensors, (size_t)(g->n_tensors + p->n_tensors + 1) * sizeof *all);
+    if (all == NULL) return sy_error_code(g->ctx);
+    g->tensors = all;
+    for (int64_t i = 0; i < p->n_tensors; i++) {
+        const sy_entry *e = &p->tensors[i];
+        if (syi_map_get(g->names, e->name, strlen(e->name), &other))
+            return syi_fail(g->ctx, SY_E_INPUT, "%s: tensor %s is in %s already", p->path, e->name, g->tensors[other].file);
+        SYI_TRY(syi_map_set(g->names, e->name, strlen(e->name), g->n_tensors));
+        g->tensors[g->n_tensors++] = *e;
+    }
+    return SY_OK;
+}
+
+static sy_status open_parts(syi_gguf *g, int64_t count)
+{
+    sy_context *ctx = g->ctx;
+    SYI_TRY(check_part(g, 0, count));
+    g->parts = syi_calloc(ctx, (size_t)count, sizeof *g->parts);
+    if (g->parts == NULL) return sy_error_code(ctx);
+    for (int64_t i = 1; i < count; i++) {
+        char *path = part_name(ctx, g->path, i, count);
+        if (path == NULL) return sy_error_code(ctx);
+        sy_status status = syi_exists(path) ? open_one(ctx, path, &g->parts[i - 1])
+                                            : syi_fail(ctx, SY_E_INPUT, "%s: this part is missing: the model is in %lld files", path, (long long)count);
+        syi_free(ctx, path);
+        if (status != SY_OK) return status;
+        g->n_parts++;
+        SYI_TRY(check_part(g->parts[i - 1], i, count));
+        SYI_TRY(append_part(g, g->parts[i - 1]));
+    }
+    int64_t tensors;
+    if (syi_gguf_int(g, "split.tensors.count", &tensors) && tensors != g->n_tensors)
+        return syi_fail(ctx, SY_E_INPUT, "%s: split.tensors.count is %lld, but the %lld parts have %lld tensors", g->path, (long long)tensors,
+                        (long long)count, (long long)g->n_tensors);
+    return SY_OK;
+}
+
+sy_status syi_gguf_open(sy_context *ctx, const char *path, syi_gguf **out)
+{
+    syi_gguf *g = NULL;
+    int64_t count = 1, no = 0;
+    *out = NULL;
+    SYI_TRY(open_one(ctx, path, &g));
+    sy_status status = SY_OK;
+    const bool split = syi_gguf_int(g, "split.count", &count) && count != 1;
+    if (split && (count < 1 || count > PARTS_MAX))
+        status = syi_fail(ctx, SY_E_INPUT, "%s: split.count is %lld; 1 to %d were expected", path, (long long)count, PARTS_MAX);
+    else if (split && syi_gguf_int(g, "split.no", &no) && no != 0) { /* begin with the first */
+        char *first = part_name(ctx, path, 0, count);
+        syi_gguf_close(g);
+        g = NULL;
+        status = first == NULL ? sy_error_code(ctx) : syi_exists(first) ? open_one(ctx, first, &g)
+                                                    : syi_fail(ctx, SY_E_INPUT, "%s: this part is missing: the model is in %lld files", first, (long long)count);
+        syi_free(ctx, first);
+    }
+    if (status == SY_OK && split) status = open_parts(g, count);
+    if (status == SY_OK) *out = g;
+    else syi_gguf_close(g);
+    return status;
+}
+
 void syi_gguf_close(syi_gguf *g)
 {
     if (g == NULL) return;
+    for (int64_t i = 0; i < g->n_parts; i++) syi_gguf_close(g->parts[i]);
+    syi_free(g->ctx, g->parts);
     if (g->mapped) syi_unmap_file(g->ctx, &g->file);
     if (g->keys != NULL) syi_map_free(g->keys);
     if (g->names != NULL) syi_map_free(g->names);

@@ -4,6 +4,7 @@
 #define SYI_GGUF_H
 
 #include "checkpoint.h"
+#include "steelyard/model.h"
 
 enum {
     SYI_GGUF_ALIGNMENT = 32,       /* of tensor data, unless general.alignment says so */
@@ -21,5 +22,12 @@ const char *syi_gguf_type_name(uint32_t type);
 int syi_gguf_dtype(uint32_t id, const char **name);
 /* GGUF's number of a type of ours, or -1. */
 int syi_gguf_dtype_id(sy_dtype dtype);
+
+/* The type that a tensor gets when a file of type `asked` (-1: as it is) is written, and
+ * why. row: the architecture's, or NULL. */
+typedef struct { sy_dtype dtype; syi_gguf_reason why; } syi_gguf_choice;
+syi_gguf_choice syi_gguf_choose(int asked, const sy_entry *e, const sy_arch_tensor *row);
+/* general.file_type of a file that is mostly of that type. */
+uint32_t syi_gguf_file_type(sy_dtype dtype);
 
 #endif

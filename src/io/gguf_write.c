@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Writing GGUF, version 3: keys, then the list of tensors, then their data in any
- * order.
+ * order; in one file or in several.
  *
  * Keys are gathered in memory; tensors are declared before the first byte is
- * written, so the space is reserved early; the file appears under its name
- * complete or not at all. */
+ * written, so the space is reserved early; a file appears under its name complete
+ * or not at all. Of several the first appears last: with it, all are there. */
 #include "gguf.h"
 #include "tensor/convert.h"
 
@@ -16,7 +16,10 @@ typedef struct {
     int64_t rows, cols, row_bytes, bytes, at;
     uint8_t *have;      /* a bit a row */
     int64_t left;
+    int part;
 } item;
+
+typedef struct { syi_file *file; int64_t first, n, header, start, bytes; } part; /* tensors [first, first + n) */
 
 struct syi_gguf_writer {
     sy_context *ctx;
@@ -28,7 +31,9 @@ struct syi_gguf_writer {
     item *items;
     int64_t n, cap;
     syi_map *names;
-    syi_file *file;
+    int64_t split;      /* largest file; 0: one file */
+    part *parts;
+    int n_parts;
     bool begun;
 };
 
@@ -58,7 +63,8 @@ fail:
 void syi_gguf_writer_abort(syi_gguf_writer *w)
 {
     if (w == NULL) return;
-    syi_file_abort(w->file);
+    for (int i = 0; i < w->n_parts; i++) syi_file_abort(w->parts[i].file);
+    syi_free(w->ctx, w->parts);
     syi_text_free(&w->keys);
     if (w->names != NULL) syi_map_free(w->names);
     if (w->key_names != NULL) syi_map_free(w->key_names);
@@ -111,6 +117,11 @@ sy_status syi_gguf_put_str(syi_gguf_writer *w, const char *key, const char *valu
     SYI_TRY(begin_key(w, key, SYI_GGUF_STRING));
     add_string(w, value, len < 0 ? (int64_t)strlen(value) : len);
     return end_key(w);
+}
+
+sy_status syi_gguf_put_u16(syi_gguf_writer *w, const char *key, uint16_t v)
+{
+    return put_plain(w, key, SYI_GGUF_U16, &v, 2);
 }
 
 sy_status syi_gguf_put_u32(syi_gguf_writer *w, const char *key, uint32_t v)
@@ -218,57 +229,141 @@ static int64_t aligned(int64_t n)
     return syi_ceil_div(n, SYI_GGUF_ALIGNMENT) * SYI_GGUF_ALIGNMENT;
 }
 
-sy_status syi_gguf_begin(syi_gguf_writer *w)
+void syi_gguf_split(syi_gguf_writer *w, int64_t file_bytes)
 {
-    sy_context *ctx = w->ctx;
-    if (w->begun) return syi_fail(ctx, SY_E_BUG, "%s: begun twice", w->path);
-    w->begun = true;
-    syi_text t;
-    syi_text_init(&t, ctx, (size_t)1 << 31);
+    w->split = file_bytes;
+}
+
+int syi_gguf_files(const syi_gguf_writer *w)
+{
+    return w->n_parts;
+}
+
+/* Bytes of a tensor's line in the list. */
+static int64_t line_bytes(const item *x)
+{
+    return 8 + (int64_t)strlen(x->name) + 4 + 8 * x->rank + 4 + 8;
+}
+
+enum { HEADER = 24, SPLIT_KEYS = 128, PARTS_MAX = 65535 };
+
+/* Which tensors go into which file, in their order; the first may have keys only. */
+static sy_status cut(syi_gguf_writer *w)
+{
+    int64_t cap = 0;
+    for (int64_t i = 0; i < w->n || w->n_parts == 0; i++) {
+        part *p = w->n_parts > 0 ? &w->parts[w->n_parts - 1] : NULL;
+        const item *x = i < w->n ? &w->items[i] : NULL;
+        const int64_t more = x != NULL ? line_bytes(x) + x->bytes : 0;
+        const bool full = p != NULL && x != NULL && w->split > 0 && aligned(p->header + line_bytes(x)) + p->bytes + aligned(x->bytes) > w->split;
+        if (p == NULL || (full && (p->n > 0 || (w->n_parts == 1 && HEADER + SPLIT_KEYS + SYI_GGUF_ALIGNMENT + more <= w->split)))) {
+            if (w->n_parts == PARTS_MAX)
+                return syi_fail(w->ctx, SY_E_USAGE, "%s: more than %d files of at most %lld bytes; let them be larger", w->path, PARTS_MAX, (long long)w->split);
+            SYI_TRY(syi_grow(w->ctx, (void **)&w->parts, &cap, w->n_parts + 1, sizeof *w->parts, PARTS_MAX));
+            p = &w->parts[w->n_parts++];
+            *p = (part){.first = i, .header = HEADER + SPLIT_KEYS + (w->n_parts == 1 ? (int64_t)w->keys.len : 0)};
+        }
+        if (x == NULL) break;
+        if (more > (INT64_MAX >> 2) - p->bytes) return syi_fail(w->ctx, SY_E_INPUT, "%s: the tensors are too large for one file", w->path);
+        w->items[i].part = w->n_parts - 1;
+        w->items[i].at = p->bytes;
+        p->header += line_bytes(x);
+        p->bytes += aligned(x->bytes);
+        p->n++;
+    }
+    return SY_OK;
+}
+
+/* "model.gguf" of 3: "model-00001-of-00003.gguf"; of 1 as it is. */
+static char *part_path(const syi_gguf_writer *w, int i)
+{
+    const size_t n = strlen(w->path) - (syi_ends(w->path, ".gguf") ? 5 : 0);
+    if (w->n_parts == 1) return syi_strdup(w->ctx, w->path);
+    return syi_format(w->ctx, "%.*s-%05d-of-%05d.gguf", (int)n, w->path, i + 1, w->n_parts);
+}
+
+static void add_key(syi_text *t, const char *key, uint32_t type, const void *value, size_t size)
+{
+    const uint64_t n = strlen(key);
+    syi_text_add(t, (const char *)&n, 8);
+    syi_text_puts(t, key);
+    syi_text_add(t, (const char *)&type, 4);
+    syi_text_add(t, value, size);
+}
+
+static void part_header(const syi_gguf_writer *w, int i, syi_text *t)
+{
+    const part *p = &w->parts[i];
+    const bool several = w->n_parts > 1;
     const uint32_t version = 3;
-    const uint64_t tensors = (uint64_t)w->n, keys = (uint64_t)w->n_keys;
-    syi_text_add(&t, "GGUF", 4);
-    syi_text_add(&t, (const char *)&version, 4);
-    syi_text_add(&t, (const char *)&tensors, 8);
-    syi_text_add(&t, (const char *)&keys, 8);
-    syi_text_add(&t, w->keys.s, w->keys.len);
-    int64_t at = 0;
-    sy_status status = SY_OK;
-    for (int64_t i = 0; i < w->n && status == SY_OK; i++) {
-        item *x = &w->items[i];
-        const uint64_t length = strlen(x->name), offset = (uint64_t)at;
+    const uint64_t tensors = (uint64_t)p->n, keys = (i == 0 ? (uint64_t)w->n_keys : 0) + (several ? 3 : 0);
+    syi_text_add(t, "GGUF", 4);
+    syi_text_add(t, (const char *)&version, 4);
+    syi_text_add(t, (const char *)&tensors, 8);
+    syi_text_add(t, (const char *)&keys, 8);
+    if (i == 0) syi_text_add(t, w->keys.s != NULL ? w->keys.s : "", w->keys.len);
+    if (several) {
+        add_key(t, "split.no", SYI_GGUF_U16, &(uint16_t){(uint16_t)i}, 2);
+        add_key(t, "split.count", SYI_GGUF_U16, &(uint16_t){(uint16_t)w->n_parts}, 2);
+        add_key(t, "split.tensors.count", SYI_GGUF_I32, &(int32_t){(int32_t)w->n}, 4);
+    }
+    for (int64_t k = p->first; k < p->first + p->n; k++) {
+        const item *x = &w->items[k];
+        const uint64_t length = strlen(x->name), offset = (uint64_t)x->at;
         const uint32_t rank = (uint32_t)x->rank, type = (uint32_t)syi_gguf_dtype_id(x->dtype);
-        syi_text_add(&t, (const char *)&length, 8);
-        syi_text_puts(&t, x->name);
-        syi_text_add(&t, (const char *)&rank, 4);
+        syi_text_add(t, (const char *)&length, 8);
+        syi_text_puts(t, x->name);
+        syi_text_add(t, (const char *)&rank, 4);
         for (int d = x->rank - 1; d >= 0; d--) {
             const uint64_t dim = (uint64_t)x->dim[d];
-            syi_text_add(&t, (const char *)&dim, 8);
+            syi_text_add(t, (const char *)&dim, 8);
         }
-        syi_text_add(&t, (const char *)&type, 4);
-        syi_text_add(&t, (const char *)&offset, 8);
-        x->at = at;
-        if (x->bytes > (INT64_MAX >> 1) - at) status = syi_fail(ctx, SY_E_INPUT, "%s: the tensors are too large for one file", w->path);
-        else at = aligned(at + x->bytes);
-        x->have = syi_arena_alloc(w->arena, (size_t)(x->rows / 8) + 1);
-        if (x->have == NULL) status = sy_error_code(ctx);
+        syi_text_add(t, (const char *)&type, 4);
+        syi_text_add(t, (const char *)&offset, 8);
     }
-    if (status == SY_OK && t.failed) status = sy_error_code(ctx);
-    if (status != SY_OK) goto done;
-    const int64_t header = (int64_t)t.len, start = aligned(header);
+}
+
+static sy_status begin_part(syi_gguf_writer *w, int i)
+{
+    sy_context *ctx = w->ctx;
     static const char zeros[SYI_GGUF_ALIGNMENT];
-    for (int64_t i = 0; i < w->n; i++) w->items[i].at += start;
-    SYI_TRY_TO(done, status, syi_file_create(ctx, w->path, &w->file));
-    SYI_TRY_TO(done, status, syi_file_reserve(w->file, start + at));
-    SYI_TRY_TO(done, status, syi_file_write_at(w->file, 0, t.s, header));
-    SYI_TRY_TO(done, status, syi_file_write_at(w->file, header, zeros, start - header));
-    for (int64_t i = 0; i < w->n; i++) { /* the padding after each tensor */
-        const int64_t end = w->items[i].at + w->items[i].bytes;
-        if (aligned(end) > end) SYI_TRY_TO(done, status, syi_file_write_at(w->file, end, zeros, aligned(end) - end));
+    part *p = &w->parts[i];
+    syi_text t;
+    syi_text_init(&t, ctx, (size_t)1 << 31);
+    part_header(w, i, &t);
+    char *path = part_path(w, i);
+    sy_status status = t.failed || path == NULL ? sy_error_code(ctx) : SY_OK;
+    if (status != SY_OK) goto done;
+    p->header = (int64_t)t.len;
+    p->start = aligned(p->header);
+    SYI_TRY_TO(done, status, syi_file_create(ctx, path, &p->file));
+    SYI_TRY_TO(done, status, syi_file_reserve(p->file, p->start + p->bytes));
+    SYI_TRY_TO(done, status, syi_file_write_at(p->file, 0, t.s, p->header));
+    SYI_TRY_TO(done, status, syi_file_write_at(p->file, p->header, zeros, p->start - p->header));
+    for (int64_t k = p->first; k < p->first + p->n; k++) { /* the padding after each tensor */
+        item *x = &w->items[k];
+        x->at += p->start;
+        const int64_t end = x->at + x->bytes;
+        if (aligned(end) > end) SYI_TRY_TO(done, status, syi_file_write_at(p->file, end, zeros, aligned(end) - end));
     }
 done:
     syi_text_free(&t);
+    syi_free(ctx, path);
     return status;
+}
+
+sy_status syi_gguf_begin(syi_gguf_writer *w)
+{
+    if (w->begun) return syi_fail(w->ctx, SY_E_BUG, "%s: begun twice", w->path);
+    w->begun = true;
+    for (int64_t i = 0; i < w->n; i++) {
+        item *x = &w->items[i];
+        x->have = syi_arena_alloc(w->arena, (size_t)(x->rows / 8) + 1);
+        if (x->have == NULL) return sy_error_code(w->ctx);
+    }
+    SYI_TRY(cut(w));
+    for (int i = 0; i < w->n_parts; i++) SYI_TRY(begin_part(w, i));
+    return SY_OK;
 }
 
 static sy_status find_rows(syi_gguf_writer *w, const char *name, int64_t row, int64_t n, item **out)
@@ -287,7 +382,7 @@ static sy_status find_rows(syi_gguf_writer *w, const char *name, int64_t row, in
 
 static sy_status put(syi_gguf_writer *w, item *t, int64_t row, int64_t n, const void *data)
 {
-    SYI_TRY(syi_file_write_at(w->file, t->at + row * t->row_bytes, data, n * t->row_bytes));
+    SYI_TRY(syi_file_write_at(w->parts[t->part].file, t->at + row * t->row_bytes, data, n * t->row_bytes));
     for (int64_t r = row; r < row + n; r++) {
         const uint8_t bit = (uint8_t)(1u << (r % 8));
         t->left -= !(t->have[r / 8] & bit);
@@ -317,7 +412,8 @@ sy_status syi_gguf_put_rows(syi_gguf_writer *w, const char *name, int64_t row, i
     const int threads = syi_omp(ctx);
     const int64_t cols = t->cols, row_bytes = t->row_bytes;
     const sy_dtype dtype = t->dtype;
-#pragma omp parallel for num_threads(threads) if (n * cols >= SYI_PARALLEL_FROM)
+    const int64_t from = sy_dtype_block_len(dtype) > 1 ? 1 << 16 : SYI_PARALLEL_FROM; /* coding is slower than memory */
+#pragma omp parallel for num_threads(threads) if (n * cols >= from)
     for (int64_t r = 0; r < n; r++) syi_from_f32(dtype, data + r * cols, coded + r * row_bytes, cols);
     sy_status status = put(w, t, row, n, coded);
     syi_free(ctx, coded);
@@ -332,9 +428,9 @@ sy_status syi_gguf_end(syi_gguf_writer *w)
         if (w->items[i].left > 0)
             status = syi_fail(w->ctx, SY_E_BUG, "%s: %lld of the %lld rows of tensor %s were never put", w->path, (long long)w->items[i].left,
                               (long long)w->items[i].rows, w->items[i].name);
-    if (status == SY_OK) {
-        syi_file *file = w->file;
-        w->file = NULL;
+    for (int i = w->n_parts - 1; status == SY_OK && i >= 0; i--) {
+        syi_file *file = w->parts[i].file;
+        w->parts[i].file = NULL;
         status = syi_file_commit(file);
     }
     syi_gguf_writer_abort(w);

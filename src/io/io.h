@@ -27,7 +27,8 @@ sy_status syi_json_set(sy_context *ctx, char **text, const char *key, const char
 typedef enum { SYI_GGUF_U8, SYI_GGUF_I8, SYI_GGUF_U16, SYI_GGUF_I16, SYI_GGUF_U32, SYI_GGUF_I32, SYI_GGUF_F32,
                SYI_GGUF_BOOL, SYI_GGUF_STRING, SYI_GGUF_ARRAY, SYI_GGUF_U64, SYI_GGUF_I64, SYI_GGUF_F64 } syi_gguf_type;
 typedef struct syi_gguf syi_gguf;
-/* v2 and v3; dims come out in Hugging Face order. Every limit checked. */
+/* v2 and v3; dims come out in Hugging Face order. Every limit checked. Any part of a split
+ * file (NAME-00002-of-00005.gguf) opens all of it; the keys are the first part's. */
 sy_status syi_gguf_open(sy_context *ctx, const char *path, syi_gguf **out);
 void syi_gguf_close(syi_gguf *g);
 int64_t syi_gguf_tensors(const syi_gguf *g);
@@ -51,10 +52,11 @@ int syi_gguf_raw(const syi_gguf *g, const char *key, const uint8_t **data, int64
 
 /* Writer: keys, then declared tensors, then data in any order; atomic. Tensor
  * rows are put as f32 in GGUF's own row order and converted to the declared
- * type (F32, F16, BF16, Q8_0). */
+ * type, which may be any that sy_from_f32 writes. */
 typedef struct syi_gguf_writer syi_gguf_writer;
 sy_status syi_gguf_writer_new(sy_context *ctx, const char *path, syi_gguf_writer **out);
 sy_status syi_gguf_put_str(syi_gguf_writer *w, const char *key, const char *value, int64_t len);
+sy_status syi_gguf_put_u16(syi_gguf_writer *w, const char *key, uint16_t v);
 sy_status syi_gguf_put_u32(syi_gguf_writer *w, const char *key, uint32_t v);
 sy_status syi_gguf_put_i32(syi_gguf_writer *w, const char *key, int32_t v);
 sy_status syi_gguf_put_f32(syi_gguf_writer *w, const char *key, float v);
@@ -66,6 +68,11 @@ sy_status syi_gguf_put_i32s(syi_gguf_writer *w, const char *key, int64_t n, cons
 sy_status syi_gguf_copy_key(syi_gguf_writer *w, const syi_gguf *from, const char *key);
 bool syi_gguf_has_key(const syi_gguf_writer *w, const char *key);
 sy_status syi_gguf_declare(syi_gguf_writer *w, const char *name, sy_dtype dtype, int rank, const int64_t *dim);
+/* Before begin: no file larger than that (0: one file). When there is more than one they
+ * are called NAME-00001-of-0000N.gguf; a tensor is never cut, so one that is larger has a
+ * file of its own. The first file, which has the keys, appears last. */
+void syi_gguf_split(syi_gguf_writer *w, int64_t file_bytes);
+int syi_gguf_files(const syi_gguf_writer *w); /* after begin */
 sy_status syi_gguf_begin(syi_gguf_writer *w);
 sy_status syi_gguf_put_rows(syi_gguf_writer *w, const char *name, int64_t row, int64_t n, const float *data);
 /* Rows that are in the declared type already, whatever type that is. */
@@ -108,9 +115,12 @@ static inline int64_t syi_entry_width(const sy_entry *e) { return e->rank > 0 ? 
 
 /* Where tensors to be written come from: rows of `name` as f32. */
 typedef sy_status syi_rows_fn(void *self, const sy_entry *e, int64_t row, int64_t n, float *dst);
+typedef enum { SYI_GGUF_AS_ASKED, SYI_GGUF_VECTOR, SYI_GGUF_OUTER, SYI_GGUF_ROWS, SYI_GGUF_REASONS } syi_gguf_reason;
+const char *syi_gguf_why(syi_gguf_reason why);
 typedef struct {
     sy_dtype dtype;        /* of matrices; -1: as in the source                  */
-    int64_t shard_bytes;
+    int64_t shard_bytes;   /* of a safetensors file, of a part of a GGUF; 0: one */
+    bool dry;              /* to_gguf: nothing is written, the outcome is counted */
     syi_rows_fn *rows;     /* NULL: the source's own                             */
     void *self;
     const sy_entry *extra; /* tensors that the source lacks (a head untied from the
@@ -120,6 +130,9 @@ typedef struct {
     bool into;             /* to_folder: dir exists and holds other files; ours are
                               added one by one (each atomic) instead of the whole  */
     int64_t tensors, bytes;   /* out                                             */
+    int64_t types[SY_DTYPE_COUNT][SYI_GGUF_REASONS]; /* out, to_gguf: tensors of each type,
+                              by the reason for it                               */
+    int files;                /* out, to_gguf                                    */
 } syi_export;
 /* The source as a Hugging Face folder (atomic) / one GGUF file (atomic). */
 sy_status syi_source_to_folder(syi_source *s, const char *dir, syi_export *how);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Writing a whole model: as a Hugging Face folder or as one GGUF file.
+/* Writing a whole model: as a Hugging Face folder or as GGUF, in one file or several.
  *
  * Tensors stream through a buffer of a few megabytes, so that memory does not grow
  * with the model; conversion runs on all threads, row by row, so that the bytes do
@@ -8,6 +8,7 @@
 #include "source.h"
 
 #include "model/model.h"
+#include "tensor/convert.h"
 
 #include <stdlib.h>
 
@@ -55,6 +56,7 @@ static sy_status begin_job(job *j, int64_t total)
     j->total = total;
     j->done = 0;
     j->how->tensors = j->how->bytes = 0;
+    memset(j->how->types, 0, sizeof j->how->types);
     j->buffer_bytes = BUFFER_BYTES;
     j->buffer = syi_pages(j->ctx, j->buffer_bytes);
     return j->buffer != NULL ? SY_OK : sy_error_code(j->ctx);
@@ -290,31 +292,10 @@ typedef struct {
     const sy_entry *e;
     char name[SYI_MODEL_NAME_MAX];
     sy_dtype dtype;
+    syi_gguf_reason why;
     int64_t heads;        /* > 0: rows go out permuted                               */
     bool raw;             /* bytes as they are                                       */
 } item;
-
-static int file_type(sy_dtype t)
-{
-    static const struct { sy_dtype dtype; int number; } rows[] = {{SY_F32, 0},  {SY_F16, 1},  {SY_Q4_0, 2},  {SY_Q4_1, 3},  {SY_Q8_0, 7},
-                                                                  {SY_Q5_0, 8}, {SY_Q5_1, 9}, {SY_Q4_K, 15}, {SY_Q6_K, 18}, {SY_BF16, 32}};
-    for (int i = 0; i < SYI_COUNT(rows); i++)
-        if (rows[i].dtype == t) return rows[i].number;
-    return 0;
-}
-
-static sy_dtype gguf_dtype(const job *j, const sy_entry *e)
-{
-    const int asked = dtype_asked(j->how);
-    sy_dtype t = asked >= 0 ? (sy_dtype)asked : e->dtype;
-    if (e->rank < 2 || t == SY_F64) return SY_F32; /* norms and biases: loaders expect them so */
-    if (t == SY_Q8_0 && e->dim[e->rank - 1] % 32 != 0) {
-        syi_log(j->ctx, SY_LOG_INFO, "%s: its rows of %lld numbers are no whole blocks of Q8_0: written as F16", e->name,
-                (long long)e->dim[e->rank - 1]);
-        t = SY_F16;
-    }
-    return t;
-}
 
 static sy_status plan_tensor(job *j, const void *config, const sy_entry *e, item *out)
 {
@@ -324,7 +305,9 @@ static sy_status plan_tensor(job *j, const void *config, const sy_entry *e, item
     if (row == NULL)
         return syi_fail(ctx, SY_E_UNSUPPORTED, "%s: tensor %s has no name in GGUF's %s architecture", j->s->path, e->name, arch->gguf_arch);
     out->e = e;
-    out->dtype = gguf_dtype(j, e);
+    const syi_gguf_choice choice = syi_gguf_choose(dtype_asked(j->how), e, row);
+    out->dtype = choice.dtype;
+    out->why = choice.why;
     out->heads = 0;
     if (row->flags & SY_TENSOR_PERMUTE_Q) syi_arch_field(arch, config, "heads", &out->heads);
     if (row->flags & SY_TENSOR_PERMUTE_K) syi_arch_field(arch, config, "kv_heads", &out->heads);
@@ -332,8 +315,8 @@ static sy_status plan_tensor(job *j, const void *config, const sy_entry *e, item
         return syi_fail(ctx, SY_E_INPUT, "%s: tensor %s: %lld rows are not %lld heads of an even size", j->s->path, e->name,
                         (long long)(e->rank > 0 ? e->dim[0] : 0), (long long)out->heads);
     out->raw = j->how->rows == NULL && out->dtype == e->dtype && (int64_t)e->permute_heads == out->heads;
-    if (!out->raw && !(out->dtype == SY_F32 || out->dtype == SY_F16 || out->dtype == SY_BF16 || out->dtype == SY_Q8_0))
-        return syi_fail(ctx, SY_E_UNSUPPORTED, "tensor %s: %s is read but not written; ask for f32, f16, bf16 or q8_0", e->name,
+    if (!out->raw && !syi_can_write(out->dtype))
+        return syi_fail(ctx, SY_E_UNSUPPORTED, "tensor %s: %s is read but not written; ask for another type (--dtype f16, q8_0, q4_k ...)", e->name,
                         sy_dtype_name(out->dtype));
     return SY_OK;
 }
@@ -395,7 +378,7 @@ static sy_status put_general(job *j, syi_gguf_writer *w, sy_dtype most)
     const syi_gguf *g = j->s->gguf ? j->s->tensors->gguf : NULL;
     SYI_TRY(syi_gguf_put_str(w, "general.architecture", j->s->arch->gguf_arch, -1));
     SYI_TRY(syi_gguf_put_str(w, "general.type", "model", -1));
-    SYI_TRY(syi_gguf_put_u32(w, "general.file_type", (uint32_t)file_type(most)));
+    SYI_TRY(syi_gguf_put_u32(w, "general.file_type", syi_gguf_file_type(most)));
     SYI_TRY(syi_gguf_put_u32(w, "general.quantization_version", 2));
     for (int64_t i = 0; g != NULL && i < syi_gguf_keys(g); i++) { /* name, licence, authors ... */
         const char *key = syi_gguf_key(g, i, NULL);
@@ -434,6 +417,16 @@ static sy_dtype most_of(const item *items, int64_t n)
     return best;
 }
 
+static sy_status count_only(job *j, const item *items, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t numbers = syi_entry_rows(items[i].e) * syi_entry_cols(items[i].e);
+        j->how->tensors++;
+        j->how->bytes += numbers / sy_dtype_block_len(items[i].dtype) * sy_dtype_block_bytes(items[i].dtype);
+    }
+    return SY_OK;
+}
+
 static sy_status write_gguf(job *j, syi_gguf_writer *w, const void *config, item *items)
 {
     const sy_arch *arch = j->s->arch;
@@ -448,8 +441,14 @@ static sy_status write_gguf(job *j, syi_gguf_writer *w, const void *config, item
     SYI_TRY(syi_tokenizer_to_gguf(w, j->s, vocab));
     const bool rope = dim / 2 <= SYI_COUNT(factors) && syi_rope_factors(arch, config, factors);
     if (rope) SYI_TRY(syi_gguf_declare(w, "rope_freqs.weight", SY_F32, 1, (const int64_t[]){dim / 2}));
-    for (int64_t i = 0; i < n; i++) SYI_TRY(syi_gguf_declare(w, items[i].name, items[i].dtype, items[i].e->rank, items[i].e->dim));
+    for (int64_t i = 0; i < n; i++) {
+        SYI_TRY(syi_gguf_declare(w, items[i].name, items[i].dtype, items[i].e->rank, items[i].e->dim));
+        j->how->types[items[i].dtype][items[i].why]++;
+    }
+    syi_gguf_split(w, j->how->shard_bytes);
+    if (j->how->dry) return count_only(j, items, n);
     SYI_TRY(syi_gguf_begin(w));
+    j->how->files = syi_gguf_files(w);
     if (rope) SYI_TRY(syi_gguf_put_rows(w, "rope_freqs.weight", 0, 1, factors));
     j->total = n;
     const sy_checkpoint *ck = j->s->tensors;
@@ -480,8 +479,10 @@ sy_status syi_source_to_gguf(syi_source *s, const char *file, syi_export *how)
     }
     SYI_TRY_TO(done, status, syi_gguf_writer_new(ctx, file, &w));
     SYI_TRY_TO(done, status, write_gguf(&j, w, config, items));
-    status = syi_gguf_end(w);
-    w = NULL;
+    if (!how->dry) {
+        status = syi_gguf_end(w);
+        w = NULL;
+    }
 done:
     syi_gguf_writer_abort(w);
     syi_arena_free(arena);

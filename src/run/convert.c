@@ -5,10 +5,10 @@
 #include "run/run.h"
 
 enum { AS_IT_IS };
-static const char *const dtype_choices[] = { "auto", "f32", "f16", "bf16", "q8_0", NULL };
-static const int dtype_of[] = { -1, SY_F32, SY_F16, SY_BF16, SY_Q8_0 };
+static const char *const dtype_choices[] = { "auto", "f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q6_k", NULL };
+static const int dtype_of[] = { -1, SY_F32, SY_F16, SY_BF16, SY_Q4_0, SY_Q4_1, SY_Q5_0, SY_Q5_1, SY_Q8_0, SY_Q4_K, SY_Q6_K };
 
-typedef struct { char *in, *out, *base; int dtype; int64_t shard; } convert_self;
+typedef struct { char *in, *out, *base; int dtype; int64_t shard, split; } convert_self;
 
 static const sy_option rows[] = {
     { .name = "in", .type = SY_OPT_PATH, .offset = offsetof(convert_self, in), .flags = SY_OPT_POSITION | SY_OPT_REQUIRED,
@@ -16,11 +16,13 @@ static const sy_option rows[] = {
     { .name = "out", .type = SY_OPT_PATH, .offset = offsetof(convert_self, out), .flags = SY_OPT_POSITION | SY_OPT_REQUIRED,
       .help = "a name that ends in .gguf, or a folder that does not exist yet", .example = "tiny.gguf" },
     { .name = "dtype", .type = SY_OPT_ENUM, .offset = offsetof(convert_self, dtype), .def = "auto", .choices = dtype_choices, .alias = "outtype",
-      .help = "type of the matrices; auto: as they are, coded ones that cannot be written exactly as f32", .example = "bf16" },
+      .help = "type of the matrices (q...: GGUF only); auto: as they are, a GGUF's coded ones in a folder as f32", .example = "bf16" },
     { .name = "base", .type = SY_OPT_PATH, .offset = offsetof(convert_self, base), .alias = "base-model",
       .help = "the model that an adapter belongs to; without it: the one that its config names", .example = "models/tiny" },
     { .name = "shard-size", .type = SY_OPT_SIZE, .offset = offsetof(convert_self, shard), .def = "5G", .alias = "max_shard_size",
       .help = "largest safetensors file before the model is split; 0: one file", .example = "2G" },
+    { .name = "split-max-size", .type = SY_OPT_SIZE, .offset = offsetof(convert_self, split), .def = "0",
+      .help = "largest GGUF file before the model is split into NAME-00001-of-0000N.gguf; 0: one file", .example = "2G" },
     { .name = NULL }
 };
 
@@ -39,15 +41,49 @@ static void report_sizes(sy_job *job, const char *from, const char *to, int64_t 
 /* -- models ------------------------------------------------------------------------- */
 
 static bool coded(sy_dtype t) { return sy_dtype_block_len(t) > 1; }
+static bool asks_coded(const convert_self *self) { return self->dtype != AS_IT_IS && coded((sy_dtype)dtype_of[self->dtype]); }
+
+static bool any_coded(const syi_source *s)
+{
+    for (int64_t i = 0; i < sy_checkpoint_count(s->tensors); i++)
+        if (coded(sy_checkpoint_at(s->tensors, i)->dtype)) return true;
+    return false;
+}
 
 /* "auto" for this source: the type in which nothing is lost. */
 static int auto_dtype(const syi_source *s, bool to_gguf)
 {
-    for (int64_t i = 0; i < sy_checkpoint_count(s->tensors); i++) {
-        sy_dtype t = sy_checkpoint_at(s->tensors, i)->dtype;
-        if (coded(t) && !(to_gguf && t == SY_Q8_0)) return SY_F32;
+    return !to_gguf && any_coded(s) ? SY_F32 : -1;
+}
+
+/* Which types the tensors got and why: in the report, and a line when not all are as asked. */
+static sy_status report_types(sy_job *job, const syi_export *how)
+{
+    json_t *types = json_object();
+    syi_text line;
+    syi_text_init(&line, syi_job_context(job), 4096);
+    for (int t = 0; t < SY_DTYPE_COUNT; t++) {
+        json_t *row = json_object();
+        int64_t all = 0;
+        for (int why = 0; why < SYI_GGUF_REASONS; why++) {
+            const int64_t n = how->types[t][why];
+            all += n;
+            if (n == 0) continue;
+            json_object_set_new(row, syi_gguf_why((syi_gguf_reason)why), json_integer(n));
+            syi_text_printf(&line, "%s%lld %s%s%s%s", line.len ? ", " : "", (long long)n, sy_dtype_name((sy_dtype)t), why ? " (" : "",
+                            why ? syi_gguf_why((syi_gguf_reason)why) : "", why ? ")" : "");
+        }
+        if (all > 0) {
+            json_object_set_new(row, "tensors", json_integer(all));
+            json_object_set_new(types, sy_dtype_name((sy_dtype)t), row);
+        } else json_decref(row);
     }
-    return -1;
+    json_object_set_new(syi_job_report(job), "types", types);
+    json_object_set_new(syi_job_report(job), "files", json_integer(how->files));
+    if (line.len) syi_job_receipt(job, "types: %s", line.s);
+    const sy_status st = line.failed ? sy_error_code(syi_job_context(job)) : SY_OK;
+    syi_text_free(&line);
+    return st;
 }
 
 static sy_status planned_bytes(const syi_source *s, int dtype, syi_export *how)
@@ -70,11 +106,16 @@ static sy_status convert_model(sy_job *job, const convert_self *self, bool to_gg
     int dtype = self->dtype == AS_IT_IS ? auto_dtype(s, to_gguf) : dtype_of[self->dtype];
     syi_export how = { .dtype = (sy_dtype)dtype, .shard_bytes = self->shard };
     sy_status st;
-    if (syi_job_common(job)->dry_run) st = planned_bytes(s, dtype, &how);
-    else if (to_gguf) st = syi_source_to_gguf(s, self->out, &how);
+    how.dry = syi_job_common(job)->dry_run;
+    if (to_gguf) how.shard_bytes = self->split;
+    if (to_gguf) st = syi_source_to_gguf(s, self->out, &how);
+    else if (how.dry) st = planned_bytes(s, dtype, &how);
     else st = syi_source_to_folder(s, self->out, &how);
     if (st == SY_OK)
         report_sizes(job, s->gguf ? "GGUF model" : "Hugging Face folder", to_gguf ? "GGUF model" : "Hugging Face folder", how.tensors, how.bytes, self->out);
+    if (st == SY_OK && to_gguf) st = report_types(job, &how);
+    if (st == SY_OK && to_gguf && dtype >= 0 && coded((sy_dtype)dtype) && any_coded(s))
+        syi_job_receipt(job, "%s was coded already: the errors of both codings add up; better start from its 16-bit weights", self->in);
     syi_source_close(s);
     return st;
 }
@@ -103,7 +144,8 @@ static sy_status adapter_to_gguf(sy_job *job, const convert_self *self)
     sy_context *ctx = syi_job_context(job);
     const char *base;
     SYI_TRY(base_of(job, self, &base));
-    if (dtype_of[self->dtype] == SY_Q8_0) return syi_fail(ctx, SY_E_USAGE, "--dtype q8_0 is for models; a LoRA GGUF holds f32, f16 or bf16");
+    if (asks_coded(self))
+        return syi_fail(ctx, SY_E_USAGE, "--dtype %s is for models; a LoRA GGUF holds f32, f16 or bf16", dtype_choices[self->dtype]);
     sy_run_options options;
     sy_run_options_init(&options);
     options.model = base;
@@ -164,8 +206,9 @@ static sy_status run(void *self_, sy_job *job)
     form from;
     SYI_TRY(form_of(ctx, self->in, &from));
     bool to_gguf = syi_ends(self->out, ".gguf");
-    if (!to_gguf && dtype_of[self->dtype] == SY_Q8_0)
-        return syi_fail(ctx, SY_E_USAGE, "--dtype q8_0 is a GGUF type, but \"%s\" is a folder; give OUT a name that ends in .gguf", self->out);
+    if (!to_gguf && asks_coded(self))
+        return syi_fail(ctx, SY_E_USAGE, "--dtype %s is a GGUF type, but \"%s\" is a folder; give OUT a name that ends in .gguf",
+                        dtype_choices[self->dtype], self->out);
     if (self->base && (from == MODEL_FOLDER || from == MODEL_GGUF))
         return syi_fail(ctx, SY_E_USAGE, "--base is for adapters, but %s is a model", self->in);
     if (from == ADAPTER_GGUF && to_gguf)

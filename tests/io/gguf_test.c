@@ -182,7 +182,8 @@ static void lies(void **state)
     KEY("general.alignment", SYI_GGUF_U32), u32(&b, 48), refused(&b, SY_E_INPUT, "power of two");
     KEY("general.alignment", SYI_GGUF_U32), u32(&b, 0), refused(&b, SY_E_INPUT, "power of two");
     KEY("general.alignment", SYI_GGUF_STRING), str(&b, "32"), refused(&b, SY_E_INPUT, "u32");
-    KEY("split.count", SYI_GGUF_U16), raw(&b, "\3\0", 2), refused(&b, SY_E_UNSUPPORTED, "split");
+    KEY("split.count", SYI_GGUF_U16), raw(&b, "\3\0", 2), refused(&b, SY_E_INPUT, "do not belong together");
+    KEY("split.count", SYI_GGUF_U32), u32(&b, 1 << 30), refused(&b, SY_E_INPUT, "split.count");
     head(&b, 3, 0, 2), str(&b, "k"), u32(&b, 0), raw(&b, "1", 1), str(&b, "k"), u32(&b, 0), raw(&b, "1", 1);
     refused(&b, SY_E_INPUT, "twice");
 

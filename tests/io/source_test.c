@@ -250,8 +250,17 @@ static void types(void **state)
     for (int k = 0; k < SYI_COUNT(tiny); k++) /* rows of 8 and 12 are no blocks of 32; vectors stay F32 */
         assert_int_equal(sy_checkpoint_find(ck, tiny[k].gguf)->dtype, tiny[k].rank == 1 ? SY_F32 : SY_F16);
     sy_checkpoint_close(ck);
-    how = (syi_export){.dtype = SY_Q4_1};
-    assert_int_equal(syi_source_to_gguf(s, in_folder(f, out, "q4.gguf"), &how), SY_E_UNSUPPORTED);
+    how = (syi_export){.dtype = SY_Q4_K};
+    assert_int_equal(syi_source_to_gguf(s, in_folder(f, out, "q4.gguf"), &how), SY_OK);
+    assert_int_equal(how.types[SY_F16][SYI_GGUF_ROWS], 7);
+    assert_int_equal(how.types[SY_F16][SYI_GGUF_OUTER], 1);
+    assert_int_equal(how.types[SY_F32][SYI_GGUF_VECTOR], 3);
+    assert_int_equal(how.files, 1);
+    const int64_t bytes = how.bytes;
+    how.dry = true;
+    assert_int_equal(syi_source_to_gguf(s, in_folder(f, out, "dry.gguf"), &how), SY_OK);
+    assert_false(syi_exists(out));
+    assert_int_equal(how.bytes, bytes);
     how = (syi_export){.dtype = SY_Q8_0};
     assert_int_equal(syi_source_to_folder(s, in_folder(f, out, "q8"), &how), SY_E_USAGE);
     how = (syi_export){.dtype = SY_BF16};
@@ -266,7 +275,7 @@ static void types(void **state)
     assert_int_equal(syi_source_to_gguf(s, in_folder(f, out, "never.gguf"), &how), SY_E_CANCELLED);
     sy_cancel_clear(f->ctx);
     syi_source_close(s);
-    assert_int_equal(count_entries(f->ctx, f->dir), 3); /* t.gguf, q.gguf, bf16 */
+    assert_int_equal(count_entries(f->ctx, f->dir), 4); /* t.gguf, q.gguf, q4.gguf, bf16 */
 }
 
 typedef struct { char gguf[512], folder[512], file[512]; } places;

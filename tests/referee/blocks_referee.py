@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ap.add_argument("--only")
+ap.add_argument("--verbose", action="store_true")
 ap.add_argument("--speed", action="store_true", help="numbers a second of one thread, ours and llama.cpp's")
 args = ap.parse_args()
 root = os.environ.get("STEELYARD_ROOT", ".")
@@ -141,6 +142,8 @@ def searching():
             if not a <= b:
                 raise Wrong(f"{kind}: {name}: error {a:.6g}, llama.cpp's {b:.6g}")
             ratios.append(a / b if b > 0 else 1)
+            if args.verbose:
+                print(f"   {kind} {name}: {ratios[-1]:.4f}")
         print(f"   {kind}: {len(ratios)} tensors, error over llama.cpp's: mean {np.mean(ratios):.4f}, largest {max(ratios):.4f}")
         x = inputs()  # nothing odd comes out of odd numbers
         got = ggml_decode(kind, run("encode", kind, x.tobytes()), x.size)
