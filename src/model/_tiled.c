@@ -7,6 +7,8 @@
 
 #include "graph/ops.h"
 
+extern const sy_storage sy_storage_dense;
+
 enum { TILE_NUMBERS = 1 << 20 };
 
 typedef struct { sy_next top; int64_t first, n; } tile;
@@ -16,7 +18,7 @@ static sy_node *stored_rows(sy_graph *g, const sy_weight *w, int64_t first, int6
 {
     if (w->param) return syi_op_rows(g, sy_leaf(g, w->param), first, n);
     sy_tensor rows = w->slot[0];
-    if (rows.rank != 2 || rows.dtype != sy_graph_dtype(g) || rows.dim[0] != w->out || rows.dim[1] != w->in) return syi_op_decoded(g, w, first, n);
+    if (w->type != &sy_storage_dense || rows.rank != 2 || rows.dtype != sy_graph_dtype(g) || rows.dim[0] != w->out || rows.dim[1] != w->in) return syi_op_decoded(g, w, first, n);
     rows.dim[0] = n;
     if (rows.data) rows.data = (char *)rows.data + first * w->in * sy_dtype_block_bytes(rows.dtype);
     return sy_const(g, &rows);

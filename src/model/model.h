@@ -45,6 +45,8 @@ sy_status syi_model_positions(sy_model *m, int64_t n);
 sy_site *syi_model_role(const sy_model *m, int block, sy_role role);
 /* Memory of the model: fresh zeroed pages, freed with it. NULL data when plan_only. */
 sy_status syi_model_pages(sy_model *m, int64_t bytes, void **out);
+/* Frozen BF16 linears go into the products' own layout, in place of what they were. */
+sy_status syi_model_pack(sy_model *m, syi_engine *e);
 /* By module path or NULL. */
 sy_site *syi_model_site(sy_model *m, const char *name);
 sy_param *syi_model_param(sy_model *m, const char *name);

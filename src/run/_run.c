@@ -100,6 +100,7 @@ sy_status sy_run_open(sy_context *ctx, const sy_run_options *o, sy_run **out)
     if (o->adapter && !o->plan_only) SYI_TRY_TO(fail, s, syi_run_adapter_load(run, &run->active[0], o->adapter));
     syi_adapter_close(run->adapter_dir);
     run->adapter_dir = NULL;
+    SYI_TRY_TO(fail, s, syi_model_pack(run->model, run->engine));
     if (o->training) SYI_TRY_TO(fail, s, syi_run_make_states(run));
     *out = run;
     return SY_OK;

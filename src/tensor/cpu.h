@@ -35,6 +35,9 @@ typedef struct {
      * zeros to p->padded, sums[m, groups] of x over groups. unpack: one row as f32. */
     void (*gemv_packed)(const syi_packed *p, int m, int64_t row, int64_t rows, const float *x, const float *sums, float *out, int64_t ldo);
     void (*unpack)(const syi_packed *p, int64_t row, float *dst);
+    /* gemm_panels.c: out[i, 0..31] = x[i,:] . half a block of 64 packed rows; k a
+     * multiple of 16, i < m <= 4. */
+    void (*gemv_panels)(int m, int64_t k, const float *x, int64_t ldx, const uint16_t *w, float *out, int64_t ldo);
     /* gemm_outer.c: out[r, 48] = S[k, r]^T X[k, cols <= 48]; S as outer_pack left it
      * (k*r words). */
     void (*outer_pack_f32)(int64_t k, int64_t r, const float *s, int64_t lds, uint32_t *out);

@@ -58,6 +58,36 @@ static void gemv_bf16(int m, int64_t rows, int64_t k, const float *x, int64_t ld
     }
 }
 
+/* Packed: pairs of k (low, high half of a 32-bit lane) of 64 rows follow each other. */
+#define PANELS_BODY(M)                                                                                  \
+    for (int half = 0; half < 32; half += PANELS_V * VW) {                                              \
+        vf s[M][PANELS_V];                                                                              \
+        for (int i = 0; i < M; i++)                                                                     \
+            for (int j = 0; j < PANELS_V; j++) s[i][j] = vset(0);                                       \
+        for (int64_t c = 0; c < k; c += 2) {                                                            \
+            for (int j = 0; j < PANELS_V; j++) {                                                        \
+                vu pair;                                                                                \
+                memcpy(&pair, w + c * 64 + (half + j * VW) * 2, sizeof pair);                           \
+                vf low = (vf)(pair << 16), high = (vf)(pair & 0xffff0000u);                             \
+                for (int i = 0; i < M; i++)                                                             \
+                    s[i][j] += low * vset(x[i * ldx + c]) + high * vset(x[i * ldx + c + 1]);            \
+            }                                                                                           \
+        }                                                                                               \
+        for (int i = 0; i < M; i++)                                                                     \
+            for (int j = 0; j < PANELS_V; j++) vstore_f32(out + i * ldo + half + j * VW, s[i][j]);      \
+    }
+enum { PANELS_V = 2 };
+
+static void gemv_panels(int m, int64_t k, const float *x, int64_t ldx, const bf16 *w, float *out, int64_t ldo)
+{
+    switch (m) {
+    case 1: PANELS_BODY(1) break;
+    case 2: PANELS_BODY(2) break;
+    case 3: PANELS_BODY(3) break;
+    default: PANELS_BODY(4) break;
+    }
+}
+
 static void from_bf16(const bf16 *x, float *y, int64_t n)
 {
     int64_t i = 0;
@@ -165,6 +195,7 @@ const syi_cpu CPU_ROW = {
     .gemv_bf16 = gemv_bf16,
     .gemv_packed = gemv_packed,
     .unpack = unpack,
+    .gemv_panels = gemv_panels,
     .outer_pack_f32 = outer_pack_f32,
     .outer_pack_bf16 = outer_pack_bf16,
     .outer_f32 = outer_f32,

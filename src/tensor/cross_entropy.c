@@ -10,7 +10,7 @@
 #include <math.h>
 
 enum {
-    LOGIT_BYTES = 24 << 20, /* of one chunk's logits: 128 rows of 49152, which stay in a usual L3 */
+    LOGIT_BYTES = 24 << 20, /* of one chunk's f32 logits: 128 rows of 49152, which stay in a usual L3 */
     FEW_ROWS = 64,          /* below this the products lose more than the cache gains */
     MOST_BYTES = 56 << 20,  /* and this bounds the scratch all the same */
     MAX_ROWS = 512,         /* beyond this the products gain nothing */
@@ -22,12 +22,19 @@ static int64_t item_bytes(sy_dtype dt)
     return dt == SY_F64 ? 8 : dt == SY_F32 ? 4 : 2;
 }
 
+/* A bf16 gradient gets rows of its own, side by side as products want them; others take
+ * the place of the logits. */
+static int64_t grad_bytes(sy_dtype dt, int64_t vocab)
+{
+    return dt == SY_BF16 ? 2 * vocab : 0;
+}
+
 /* Rows of a chunk. A function of the vocabulary (and the type) alone, so that the
  * products and with them every bit of the result stay the same. */
 static int64_t chunk_rows(sy_dtype dt, int64_t vocab)
 {
-    const int64_t row = vocab * (dt == SY_F64 ? 8 : 4);
-    int64_t rows = syi_max(LOGIT_BYTES / row, syi_min(FEW_ROWS, MOST_BYTES / row));
+    const int64_t row = vocab * (dt == SY_F64 ? 8 : 4), all = row + grad_bytes(dt, vocab);
+    int64_t rows = syi_max(LOGIT_BYTES / row, syi_min(FEW_ROWS, MOST_BYTES / all));
     return syi_max(16, syi_min(rows / 16 * 16, MAX_ROWS));
 }
 
@@ -37,7 +44,7 @@ static int64_t aligned(int64_t bytes)
 }
 
 /* Where the parts of the scratch begin. */
-typedef struct { int64_t rows, index, h, dh, logits, max, sum, nll, end; } layout;
+typedef struct { int64_t rows, index, h, dh, logits, grad, max, sum, nll, end; } layout;
 
 static layout lay_out(sy_dtype dt, const syi_head *a)
 {
@@ -49,7 +56,8 @@ static layout lay_out(sy_dtype dt, const syi_head *a)
     l.sum = l.max + aligned(l.rows * 8);
     l.nll = l.sum + aligned(l.rows * 8);
     l.logits = l.nll + aligned(l.rows * 8);
-    l.end = l.logits + aligned(l.rows * a->vocab * acc);
+    l.grad = l.logits + aligned(l.rows * a->vocab * acc);
+    l.end = l.grad + aligned(l.rows * grad_bytes(dt, a->vocab));
     return l;
 }
 
@@ -116,7 +124,7 @@ typedef struct {
     const int32_t *index; /* token of each row of the chunk */
     int64_t rows;
     const char *h;
-    char *dh, *logits;
+    char *dh, *logits, *grad; /* grad: of the logits, [rows, vocab] of type dt */
     double *max, *sum, *nll; /* [rows] */
     int threads;
 } chunk;
@@ -148,7 +156,7 @@ static void take_row(const chunk *c, int64_t r, int64_t v0, int64_t v1)
     }
 }
 
-/* The whole row of logits becomes its gradient, in place; bf16 fills the first half. */
+/* The gradient of a whole row of logits. */
 static void grad_row(const chunk *c, int64_t r, double factor)
 {
     const int64_t n = c->a->vocab, target = c->a->target[c->index[r]];
@@ -159,13 +167,14 @@ static void grad_row(const chunk *c, int64_t r, double factor)
         x[target] -= factor;
         return;
     }
-    char *x = c->logits + r * n * 4;
+    const char *x = c->logits + r * n * 4;
+    char *g = c->grad + r * n * item_bytes(c->dt);
     /* (p - 1) * factor with its own rounding, not that of p * factor */
     float own = (float)((exp(-c->nll[r]) - 1) * factor);
     uint16_t own16 = syi_bf16_put(own);
-    c->path->grad((const float *)(const void *)x, n, (float)lse, (float)factor, c->dt, x);
-    if (c->dt == SY_F32) memcpy(x + target * 4, &own, 4);
-    else memcpy(x + target * 2, &own16, 2);
+    c->path->grad((const float *)(const void *)x, n, (float)lse, (float)factor, c->dt, g);
+    if (c->dt == SY_F32) memcpy(g + target * 4, &own, 4);
+    else memcpy(g + target * 2, &own16, 2);
 }
 
 static void passes(const chunk *c, int64_t v0, int64_t v1, bool grad)
@@ -194,12 +203,11 @@ static sy_status run_chunk(const chunk *c, void *dh, void *dw)
     }
     SYI_TRY(product(c, 0, a->vocab));
     passes(c, 0, a->vocab, true);
-    const int64_t ld = c->dt == SY_BF16 ? 2 * a->vocab : a->vocab;
     if (dw)
-        SYI_TRY(syi_gemm(c->e, a->vocab, a->hidden, c->rows, 1, (syi_mat){c->dt, c->logits, ld, true},
+        SYI_TRY(syi_gemm(c->e, a->vocab, a->hidden, c->rows, 1, (syi_mat){c->dt, c->grad, a->vocab, true},
                          (syi_mat){c->dt, c->h, a->hidden, false}, 1, c->dt == SY_F64 ? SY_F64 : SY_F32, dw, a->hidden));
     if (!dh) return SY_OK;
-    SYI_TRY(syi_gemm(c->e, c->rows, a->hidden, a->vocab, 1, (syi_mat){c->dt, c->logits, ld, false},
+    SYI_TRY(syi_gemm(c->e, c->rows, a->hidden, a->vocab, 1, (syi_mat){c->dt, c->grad, a->vocab, false},
                      (syi_mat){c->wt, c->w, a->hidden, false}, 0, c->dt, c->dh, a->hidden));
     for (int64_t r = 0; r < c->rows; r++) memcpy((char *)dh + c->index[r] * row, c->dh + r * row, (size_t)row);
     return SY_OK;
@@ -241,6 +249,7 @@ sy_status syi_head_loss(syi_engine *e, sy_dtype dt, const syi_head *a, const voi
     for (int64_t at = 0; at < count; at += l.rows) {
         chunk c = {.e = e, .a = a, .path = path_of(e), .dt = dt, .wt = wt, .w = w, .index = index + at,
                    .rows = syi_min(l.rows, count - at), .h = s + l.h, .dh = s + l.dh, .logits = s + l.logits,
+                   .grad = s + (dt == SY_BF16 ? l.grad : l.logits),
                    .max = (double *)(void *)(s + l.max), .sum = (double *)(void *)(s + l.sum), .nll = (double *)(void *)(s + l.nll),
                    .threads = syi_omp(ctx)};
         for (int64_t r = 0; r < c.rows; r++) memcpy(s + l.h + r * row, (const char *)h + c.index[r] * row, (size_t)row);

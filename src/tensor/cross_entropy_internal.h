@@ -10,8 +10,8 @@ typedef struct {
     /* Continues a running maximum and sum of exp(x - max) over n more logits;
      * begins with max = -INFINITY, sum = 0. */
     void (*sum)(const float *x, int64_t n, float *max, double *sum);
-    /* out[i] = exp(x[i] - lse) * factor. out may be x itself (F32), or begin where
-     * x begins (BF16: the written half never overtakes what is still to be read). */
+    /* out[i] = exp(x[i] - lse) * factor. out may be x itself (F32), else they do not
+     * overlap. */
     void (*grad)(const float *x, int64_t n, float lse, float factor, sy_dtype dt, void *out);
 } syi_softmax_path;
 

@@ -16,6 +16,8 @@ enum {
     SYI_WORK_A,        /* gemm: A in another type              */
     SYI_WORK_B,        /* gemm: B in another type              */
     SYI_WORK_C,        /* gemm: C in another type              */
+    SYI_WORK_WIDE_A,   /* gemm: A once more, in f32            */
+    SYI_WORK_WIDE_B,   /* gemm: B once more, in f32            */
     SYI_WORK_PRODUCT,  /* oneDNN's scratchpad                  */
     SYI_WORK_OUTER,    /* partial sums of rank-r gradients     */
     SYI_WORK_PIECES,   /* partial sums of row reductions       */
@@ -32,6 +34,7 @@ struct syi_engine {
     struct syi_products *products;
     void *work[SYI_WORK_COUNT];
     int64_t work_bytes[SYI_WORK_COUNT];
+    int panels_add; /* gemm_panels.c: 0 unknown, 1 yes, -1 no */
 };
 
 /* At least `bytes` of slot `slot`, 64-byte aligned, contents lost on growth; NULL
@@ -44,9 +47,11 @@ sy_status syi_products_new(sy_context *ctx, syi_isa isa, bool forced, struct syi
 void syi_products_free(struct syi_products *p);
 sy_status syi_product(syi_engine *e, int64_t m, int64_t n, int64_t k, double alpha, syi_mat a, syi_mat b, double beta,
                       sy_dtype ct, void *c, int64_t ldc, bool *done);
-/* With W[n,k] in the packed layout of its type (gemm_packed.c): C[m,n] = A W^T +
- * beta C, or backward A[m,k] = C W (beta 0). m = 0 only asks. */
-sy_status syi_product_packed(syi_engine *e, int64_t m, int64_t n, int64_t k, bool backward, sy_dtype wt, const void *w,
-                             sy_dtype at, void *a, int64_t lda, double beta, sy_dtype ct, void *c, int64_t ldc, bool *done);
+/* Has oneDNN f32 products that we want? */
+sy_status syi_product_exists(syi_engine *e, bool *f32);
+/* With a BF16 W[n,k] in the packed layout (gemm_panels.c): C[m,n] = A[m,k] W^T (+ beta
+ * C), or backward A[m,k] = C[m,n] W (+ beta A). `done` as above; c NULL only asks. */
+sy_status syi_product_panels(syi_engine *e, int64_t m, int64_t n, int64_t k, bool backward, const void *w, sy_dtype at, const void *a,
+                             double beta, sy_dtype ct, void *c, bool *done);
 
 #endif

@@ -55,27 +55,25 @@ static sy_status in_type(syi_engine *e, int slot, sy_dtype to, int64_t rows, int
     return SY_OK;
 }
 
-/* C in f32 working memory (with C's values if beta needs them), then rounded. */
-static sy_status through_f32(syi_engine *e, int64_t m, int64_t n, int64_t k, double alpha, syi_mat a, syi_mat b, double beta,
-                             sy_dtype ct, void *c, int64_t ldc)
+/* What oneDNN has no whole product for: once more in f32 (working memory for C, with
+ * C's values if beta needs them, then rounded), or by our own kernels. */
+static sy_status otherwise(syi_engine *e, int64_t m, int64_t n, int64_t k, double alpha, syi_mat a, syi_mat b, double beta,
+                           sy_dtype ct, void *c, int64_t ldc)
 {
-    SYI_TRY(in_type(e, SYI_WORK_A, SY_F32, m, k, &a));
-    SYI_TRY(in_type(e, SYI_WORK_B, SY_F32, k, n, &b));
-    bool done = false;
-    if (ct == SY_F32) {
-        SYI_TRY(syi_product(e, m, n, k, alpha, a, b, beta, ct, c, ldc, &done));
-    } else {
-        float *t = syi_engine_work(e, SYI_WORK_C, m * n * (int64_t)sizeof *t);
-        if (t == NULL) return SY_E_MEMORY;
-        uint16_t *h = c;
-        if (beta != 0)
-            for (int64_t i = 0; i < m; i++) SYI_TRY(syi_cast(e, SY_BF16, h + i * ldc, SY_F32, t + i * n, n));
-        SYI_TRY(syi_product(e, m, n, k, alpha, a, b, beta, SY_F32, t, n, &done));
-        if (ldc == n) SYI_TRY(syi_cast(e, SY_F32, t, SY_BF16, h, m * n));
-        else
-            for (int64_t i = 0; i < m; i++) SYI_TRY(syi_cast(e, SY_F32, t + i * n, SY_BF16, h + i * ldc, n));
-    }
-    if (!done) return syi_fail(e->ctx, SY_E_UNSUPPORTED, "oneDNN has no f32 product on this processor");
+    bool done = false, f32 = a.dtype == SY_F32 && b.dtype == SY_F32 && ct == SY_F32;
+    if (!f32) SYI_TRY(syi_product_exists(e, &done));
+    if (!done) return syi_product_own(e, m, n, k, alpha, a, b, beta, ct, c, ldc);
+    SYI_TRY(in_type(e, SYI_WORK_WIDE_A, SY_F32, m, k, &a));
+    SYI_TRY(in_type(e, SYI_WORK_WIDE_B, SY_F32, k, n, &b));
+    if (ct == SY_F32) return syi_gemm(e, m, n, k, alpha, a, b, beta, ct, c, ldc);
+    float *t = syi_engine_work(e, SYI_WORK_C, m * n * (int64_t)sizeof *t);
+    if (t == NULL) return SY_E_MEMORY;
+    uint16_t *h = c;
+    if (beta != 0)
+        for (int64_t i = 0; i < m; i++) SYI_TRY(syi_cast(e, SY_BF16, h + i * ldc, SY_F32, t + i * n, n));
+    SYI_TRY(syi_gemm(e, m, n, k, alpha, a, b, beta, SY_F32, t, n));
+    if (ldc == n) return syi_cast(e, SY_F32, t, SY_BF16, h, m * n);
+    for (int64_t i = 0; i < m; i++) SYI_TRY(syi_cast(e, SY_F32, t + i * n, SY_BF16, h + i * ldc, n));
     return SY_OK;
 }
 
@@ -104,7 +102,7 @@ static sy_status in_pieces(syi_engine *e, int64_t m, int64_t n, int64_t k, doubl
         pb.data = (const char *)b.data + p * bs;
         bool done = false;
         SYI_TRY(syi_product(e, m, n, count, alpha, pa, pb, p == 0 ? beta : 1, SY_F32, sum, ld, &done));
-        if (!done && p == 0) return through_f32(e, m, n, k, alpha, a, b, beta, ct, c, ldc);
+        if (!done && p == 0) return otherwise(e, m, n, k, alpha, a, b, beta, ct, c, ldc);
         if (!done) return syi_fail(e->ctx, SY_E_BUG, "oneDNN has a product without, but not with, accumulation");
     }
     if (ct != SY_F32)
@@ -190,5 +188,5 @@ sy_status syi_gemm(syi_engine *e, int64_t m, int64_t n, int64_t k, double alpha,
     if ((a.t || a.ld != k) && k > LONG_PIECE && n <= LONG_COLS) return in_pieces(e, m, n, k, alpha, a, b, beta, ct, c, ldc);
     bool done = false;
     SYI_TRY(syi_product(e, m, n, k, alpha, a, b, beta, ct, c, ldc, &done));
-    return done ? SY_OK : through_f32(e, m, n, k, alpha, a, b, beta, ct, c, ldc);
+    return done ? SY_OK : otherwise(e, m, n, k, alpha, a, b, beta, ct, c, ldc);
 }

@@ -4,7 +4,7 @@
  * Making a primitive generates code (about a millisecond), so primitives are kept
  * by shape, strides, types, factors and threads. Memory objects are made once with
  * each and pointed at the data of the call; scratchpads come from the engine. */
-#include "tensor/engine.h"
+#include "tensor/gemm.h"
 
 #include <math.h>
 
@@ -20,12 +20,12 @@ typedef struct {
     int32_t threads, reserved;
 } key;
 
-enum kind { PLAIN, PACKED_FORWARD, PACKED_BACKWARD };
+enum kind { PLAIN, PANELS_FORWARD, PANELS_BACKWARD };
 
 typedef struct {
     key key;
     uint64_t hash;
-    bool fast;             /* false: oneDNN has only a slow reference product */
+    bool fast;             /* false: oneDNN has no product that we want */
     dnnl_primitive_t primitive;
     dnnl_memory_t a, b, c, scratch;
     int64_t scratch_bytes;
@@ -37,6 +37,7 @@ struct syi_products {
     dnnl_stream_t stream;
     entry *entries; /* open addressing, hash 0: empty */
     int64_t slots, used;
+    bool off; /* STEELYARD_CPU=plain: our own products only */
 };
 
 /* -- differences between versions ------------------------------------------------- */
@@ -119,10 +120,10 @@ static dnnl_status_t make_backward(dnnl_engine_t engine, desc *a, desc *b, desc 
                                    dnnl_primitive_desc_t hint, dnnl_primitive_desc_t *out)
 {
 #if DNNL_VERSION_MAJOR >= 3
-    return dnnl_inner_product_backward_data_primitive_desc_create(out, engine, *c, *b, *a, hint, attr);
+    return dnnl_inner_product_backward_data_primitive_desc_create(out, engine, *a, *b, *c, hint, attr);
 #else
     dnnl_inner_product_desc_t d;
-    dnnl_status_t s = dnnl_inner_product_backward_data_desc_init(&d, c, b, a);
+    dnnl_status_t s = dnnl_inner_product_backward_data_desc_init(&d, a, b, c);
     return s == dnnl_success ? dnnl_primitive_desc_create(out, &d, attr, engine, hint) : s;
 #endif
 }
@@ -154,11 +155,12 @@ static void entry_free(entry *x)
     memset(x, 0, sizeof *x);
 }
 
-/* oneDNN answers unusual types with reference loops, hundreds of times slower than
- * converting to f32 ourselves. */
-static bool is_reference(const char *info)
+/* Of oneDNN's products the "brgemm" ones are fast and keep their bits whatever the
+ * number of threads (but see gemm.c); its older general ones do not, and what it has
+ * not specialised is done by reference loops, hundreds of times slower than ours. */
+static bool is_good(const char *info)
 {
-    return info == NULL || strncmp(info, "ref", 3) == 0;
+    return info != NULL && strncmp(info, "brg", 3) == 0;
 }
 
 static sy_status entry_make(struct syi_products *p, const key *k, entry *x)
@@ -195,15 +197,19 @@ static sy_status entry_make(struct syi_products *p, const key *k, entry *x)
         s = desc_strided(&a, da, at, sa);
         if (s == dnnl_success) s = desc_tagged(&b, db, bt, bt == dnnl_bf16 ? dnnl_AB8b64a2b : dnnl_AB16b64a);
         if (s == dnnl_success) s = desc_strided(&c, dc, ct, sc);
-        if (s == dnnl_success && k->kind == PACKED_FORWARD) s = make_forward(p->engine, &a, &b, &c, attr, &pd);
-        if (s == dnnl_success && k->kind == PACKED_BACKWARD) {
-            s = make_forward(p->engine, &a, &b, &c, NULL, &hint);
+        if (s == dnnl_success && k->kind == PANELS_FORWARD) s = make_forward(p->engine, &a, &b, &c, attr, &pd);
+        if (s == dnnl_success && k->kind == PANELS_BACKWARD) {
+            desc plain; /* the hint is of the forward product, all of one type */
+            memset(&plain, 0, sizeof plain);
+            s = desc_strided(&plain, da, ct, sa);
+            if (s == dnnl_success) s = make_forward(p->engine, &plain, &b, &c, NULL, &hint);
+            desc_free(&plain);
             if (s == dnnl_success) s = make_backward(p->engine, &a, &b, &c, attr, hint, &pd);
         }
     }
     const char *info = NULL;
     if (s == dnnl_success) s = dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, &info);
-    if (s == dnnl_unimplemented || (s == dnnl_success && is_reference(info))) {
+    if (s == dnnl_unimplemented || (s == dnnl_success && !is_good(info))) {
         x->fast = false; /* remembered, so that it is asked once */
         s = dnnl_success;
         goto done;
@@ -273,7 +279,8 @@ static sy_status table_find(struct syi_products *p, const key *k, entry **out)
             return SY_OK;
         }
     }
-    SYI_TRY(entry_make(p, k, &p->entries[at]));
+    if (!p->off) SYI_TRY(entry_make(p, k, &p->entries[at]));
+    else p->entries[at].key = *k;
     p->entries[at].hash = hash;
     p->used++;
     *out = &p->entries[at];
@@ -285,6 +292,7 @@ sy_status syi_products_new(sy_context *ctx, syi_isa isa, bool forced, struct syi
     struct syi_products *p = syi_calloc(ctx, 1, sizeof *p);
     if (p == NULL) return SY_E_MEMORY;
     p->ctx = ctx;
+    p->off = forced && isa == SYI_ISA_PLAIN;
     /* A path forced by STEELYARD_CPU holds for oneDNN too. It is a switch of the
      * process and only the first caller is heard: good enough for what it is for. */
     if (forced && isa == SYI_ISA_AVX2) (void)dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx2);
@@ -310,13 +318,6 @@ void syi_products_free(struct syi_products *p)
     syi_free(p->ctx, p);
 }
 
-/* oneDNN does not write through the handles of its sources. */
-static void *unconst(const void *p)
-{
-    union { const void *from; void *to; } u = {p};
-    return u.to;
-}
-
 static sy_status run(syi_engine *e, const key *k, const void *a, const void *b, void *c, bool *done)
 {
     struct syi_products *p = e->products;
@@ -324,11 +325,11 @@ static sy_status run(syi_engine *e, const key *k, const void *a, const void *b, 
     SYI_TRY(table_find(p, k, &x));
     *done = x->fast;
     if (!x->fast) return SY_OK;
-    dnnl_status_t s = dnnl_memory_set_data_handle(x->a, unconst(a));
-    if (s == dnnl_success) s = dnnl_memory_set_data_handle(x->b, unconst(b));
-    if (s == dnnl_success) s = dnnl_memory_set_data_handle(x->c, unconst(c));
+    dnnl_status_t s = dnnl_memory_set_data_handle(x->a, syi_unconst(a));
+    if (s == dnnl_success) s = dnnl_memory_set_data_handle(x->b, syi_unconst(b));
+    if (s == dnnl_success) s = dnnl_memory_set_data_handle(x->c, syi_unconst(c));
     dnnl_exec_arg_t args[4];
-    bool backward = k->kind == PACKED_BACKWARD;
+    bool backward = k->kind == PANELS_BACKWARD;
     args[0] = (dnnl_exec_arg_t){backward ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, x->a};
     args[1] = (dnnl_exec_arg_t){DNNL_ARG_WEIGHTS, x->b};
     args[2] = (dnnl_exec_arg_t){backward ? DNNL_ARG_DIFF_DST : DNNL_ARG_DST, x->c};
@@ -359,16 +360,36 @@ sy_status syi_product(syi_engine *e, int64_t m, int64_t n, int64_t k, double alp
     return run(e, &x, a.data, b.data, c, done);
 }
 
-sy_status syi_product_packed(syi_engine *e, int64_t m, int64_t n, int64_t k, bool backward, sy_dtype wt, const void *w,
-                             sy_dtype at, void *a, int64_t lda, double beta, sy_dtype ct, void *c, int64_t ldc, bool *done)
+/* A plain f32 product: what it says of one shape holds for all. */
+sy_status syi_product_exists(syi_engine *e, bool *f32)
+{
+    key x;
+    memset(&x, 0, sizeof x);
+    x.m = x.n = x.k = x.lda = x.ldb = x.ldc = 64;
+    x.alpha = 1;
+    x.a_type = x.b_type = x.c_type = SY_F32;
+    x.kind = PLAIN;
+    x.threads = syi_omp(e->ctx);
+    entry *known = NULL;
+    SYI_TRY(table_find(e->products, &x, &known));
+    *f32 = known->fast;
+    return SY_OK;
+}
+
+sy_status syi_product_panels(syi_engine *e, int64_t m, int64_t n, int64_t k, bool backward, const void *w, sy_dtype at, const void *a,
+                             double beta, sy_dtype ct, void *c, bool *done)
 {
     key x;
     memset(&x, 0, sizeof x);
     x.m = m, x.n = n, x.k = k;
-    x.lda = lda, x.ldc = ldc;
+    x.lda = k, x.ldc = n;
     x.alpha = 1, x.beta = beta;
-    x.a_type = (int32_t)at, x.b_type = (int32_t)wt, x.c_type = (int32_t)ct;
-    x.kind = backward ? PACKED_BACKWARD : PACKED_FORWARD;
+    x.a_type = (int32_t)at, x.b_type = SY_BF16, x.c_type = (int32_t)ct;
+    x.kind = backward ? PANELS_BACKWARD : PANELS_FORWARD;
     x.threads = syi_omp(e->ctx);
-    return run(e, &x, a, w, c, done);
+    if (c != NULL) return run(e, &x, a, w, c, done);
+    entry *known = NULL;
+    SYI_TRY(table_find(e->products, &x, &known));
+    *done = known->fast;
+    return SY_OK;
 }

@@ -186,13 +186,14 @@ static void threads_llama(void **state)
         int64_t t = tokens[i];
         for (int l = 0; l < SYI_COUNT(layers); l++) {
             int64_t out = layers[l][0], in = layers[l][1];
-            if (t < 2048 || l == 0) {
+            if (t == 512 || l == 0) {
                 same_bits(f, t, out, in, false, true);  /* y = x W^T    */
                 same_bits(f, t, in, out, false, false); /* dx = dy W    */
                 same_bits(f, out, in, t, true, false);  /* dW = dy^T x  */
             }
             for (int q = 0; q < SYI_COUNT(ranks); q++) {
                 int64_t r = ranks[q];
+                if (t < 2048 && (r == 4 || r == 8 || l > 1)) continue; /* making a primitive costs more than running it */
                 same_bits(f, t, r, in, false, true);   /* H = x A^T     */
                 same_bits(f, t, out, r, false, true);  /* y += H B^T    */
                 same_bits(f, t, r, out, false, false); /* dH = dy B     */
@@ -213,20 +214,20 @@ static void threads_llama(void **state)
 static void threads_odd(void **state)
 {
     fixture *f = *state;
-    static const int64_t s[] = {1, 2, 3, 5, 8, 13, 31, 67, 200, 777};
+    static const int64_t s[] = {1, 3, 8, 31, 67, 200, 777};
     differ = 0;
     for (int i = 0; i < SYI_COUNT(s); i++)
         for (int j = 0; j < SYI_COUNT(s); j++)
             for (int l = 0; l < SYI_COUNT(s); l++)
                 for (int q = 0; q < 4; q++)
-                    if ((i + 2 * j + 3 * l + q) % 5 == 0) same_bits(f, s[i], s[j], s[l], q & 1, q >> 1);
+                    if ((i + 2 * j + 3 * l + q) % 9 == 0) same_bits(f, s[i], s[j], s[l], q & 1, q >> 1);
     assert_int_equal(differ, 0);
 }
 
 /* The head's gradient is such a product: bf16 rows in the first halves of rows of f32. */
 static void threads_apart(void **state)
 {
-    static const int64_t rows[] = {5, 31, 47, 63, 255}, cols[] = {31, 63, 100, 192, 255, 900};
+    static const int64_t rows[] = {5, 47, 255}, cols[] = {31, 63, 192, 900};
     differ = 0;
     apart = 2;
     for (int i = 0; i < SYI_COUNT(rows); i++)
