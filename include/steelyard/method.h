@@ -31,11 +31,12 @@ struct sy_merger;
 enum {
     SY_SLOT_TRAIN = 1,      /* gradient and optimizer state                          */
     SY_SLOT_FROZEN = 2,     /* saved with the adapter, not trained                   */
-    SY_SLOT_STATE = 4,      /* saved for resuming only                               */
+    SY_SLOT_STATE = 4,      /* saved for resuming only; not there unless training    */
     SY_SLOT_NO_DECAY = 8,   /* weight decay leaves it alone                          */
     SY_SLOT_SHARE_ALL = 16, /* one tensor for all sites; in,out = maxima over sites  */
     SY_SLOT_SHARE_SHAPE = 32, /* one tensor for all sites of one shape               */
-    SY_SLOT_NOT_SAVED = 64  /* can be made again (seeded)                            */
+    SY_SLOT_NOT_SAVED = 64, /* can be made again (seeded)                            */
+    SY_SLOT_WIDE = 128      /* products read the f32 master: no bf16 copy            */
 };
 typedef enum {
     SY_FILL_ZERO, SY_FILL_ONE, SY_FILL_CONST,   /* a                                 */
@@ -87,6 +88,8 @@ struct sy_param {
     int mask_axis;
     const sy_slot *slot;    /* the row it was made from, NULL: a model's own          */
     const sy_method *owner; /* NULL: the model                                       */
+    int64_t capacity;       /* numbers that value, grad and states have room for, 0: fixed shape */
+    bool retired;           /* sy_param_train(false): its value stays as it is       */
     bool stale;             /* compute copy must be made again from value            */
     bool buffer;            /* not trained, but changed by the forward pass: running
                                statistics; saved with the model and for resuming       */
@@ -263,7 +266,9 @@ struct sy_method {
     sy_status (*config_in)(void *self, sy_run *run, const void *json);
     /* optimizer: one parameter, gradient in p->grad, learning rate of its group        */
     sy_status (*update)(void *self, sy_run *run, sy_param *p, double lr);
-    /* objective: *total NULL: build the loss; otherwise add a term                     */
+    /* objective: *total NULL: build the loss; otherwise add a term. adapter: adds a term that
+     * does not depend on the batch, to *total; called once a step, when training, not part of
+     * the loss that is reported                                                       */
     sy_status (*loss)(void *self, sy_run *run, sy_graph *g, const sy_batch *batch, sy_node **total);
     /* trainer: owner of the loop                                                      */
     sy_status (*train)(void *self, sy_run *run);
@@ -314,6 +319,14 @@ sy_status sy_site_dim(sy_run *run, const sy_site *site, const char *var, int64_t
 sy_param *const *sy_params(const sy_run *run, int *n);
 /* A method makes one of its groups learn at factor * lr ("lora_B": LoRA+). */
 sy_status sy_run_group(sy_run *run, const char *group, double factor);
+/* From START on. Off: the parameter keeps its value for good and gives back its gradient and
+ * optimizer state; a STATE row gives back everything. On again is not possible. */
+sy_status sy_param_train(sy_run *run, sy_param *p, bool on);
+/* A parameter of a method gets n entries along `axis`, entry k being the old entry keep[k], or
+ * zeros where keep[k] < 0; gradient and compute copy follow, and optimizer state by its rows'
+ * `moment` (0 is zeroed). No larger than it was made: `init` declares the largest phase. What
+ * is resumed takes its shapes from the state file. */
+sy_status sy_param_resize(sy_run *run, sy_param *p, int axis, const int64_t *keep, int64_t n);
 /* The base weight of a site is replaced (PiSSA's residual): the values move into the
  * run; `take` is f32 [out,in] from syi_alloc. */
 sy_status sy_site_replace(sy_run *run, sy_site *site, float *take);

@@ -76,6 +76,9 @@ sy_status sy_run_loss(sy_run *run, const sy_batch *batch, sy_loss *out, float *n
  * update. clip <= 0: off. */
 typedef struct { double loss; int64_t trained; double grad_norm; } sy_step_result;
 sy_status sy_run_step_once(sy_run *run, const sy_batch *batch, double lr, double clip, sy_step_result *out);
+/* Tells the methods: SY_START before the first step of a training (when it is resumed too),
+ * SY_STOP after the last and before saving, SY_BOUNDARY between tasks. */
+sy_status sy_run_event(sy_run *run, sy_when when);
 /* The pieces of it, for trainers: gradients are added to the parameters', scaled by
  * `scale`; then clip + update + clear. */
 sy_status sy_run_backward(sy_run *run, const sy_batch *batch, double scale, sy_loss *out);

@@ -175,7 +175,8 @@ static sy_status make_param(sy_run *run, syi_active *a, sy_site *site, const sy_
     SYI_TRY(syi_slot_shape(run, a, site, slot, &p->value.rank, p->value.dim));
     p->decay = p->value.rank > 1 && !(slot->flags & SY_SLOT_NO_DECAY);
     p->compute = p->value;
-    bool copy = run->options.dtype == SY_BF16 && p->value.rank > 1 && !(slot->flags & SY_SLOT_STATE);
+    bool copy = run->options.dtype == SY_BF16 && p->value.rank > 1 && !(slot->flags & (SY_SLOT_STATE | SY_SLOT_WIDE));
+    p->capacity = sy_tensor_count(&p->value);
     if (!run->options.plan_only) {
         SYI_TRY(syi_model_pages(run->model, sy_tensor_bytes(&p->value), &p->value.data));
         p->compute.data = p->value.data;
@@ -202,7 +203,7 @@ sy_status syi_run_make_slots(sy_run *run, syi_active *a, sy_wrap *w)
     if (!a->shared) a->shared = syi_arena_alloc(run->arena, (size_t)n * sizeof *a->shared);
     if (!w->slot || !a->shared) return SY_E_MEMORY;
     for (int i = 0; i < n; i++) {
-        if (!syi_slot_when(a, w->site, &rows[i])) continue;
+        if (!syi_slot_when(a, w->site, &rows[i]) || ((rows[i].flags & SY_SLOT_STATE) && !run->options.training)) continue;
         if (rows[i].flags & SY_SLOT_SHARE_ALL) {
             if (!a->shared[i]) SYI_TRY(make_param(run, a, w->site, &rows[i], &a->shared[i]));
             w->slot[i] = a->shared[i];

@@ -46,6 +46,13 @@ static sy_node *wrapped_head(sy_graph *g, sy_site *site, sy_node *h, const sy_ba
     return total;
 }
 
+static double scalar(const sy_node *n)
+{
+    const sy_tensor *t = sy_value(n);
+    if (!t || !t->data) return 0;
+    return t->dtype == SY_F64 ? *(const double *)t->data : *(const float *)t->data;
+}
+
 sy_node *syi_run_build_loss(sy_run *run, sy_graph *g, const sy_batch *batch, double scale, float *nll)
 {
     sy_model *m = run->model;
@@ -70,20 +77,16 @@ sy_node *syi_run_build_loss(sy_run *run, sy_graph *g, const sy_batch *batch, dou
             for (int64_t t = 0; each && t < rows; t++) nll[t] = each->dtype == SY_F64 ? (float)((const double *)each->data)[t] : ((const float *)each->data)[t];
         }
     }
+    if (!sy_graph_planning(g)) run->task_loss = scalar(total);
+    if (!sy_graph_training(g) || (run->terms_done && !sy_graph_planning(g))) return total;
     for (int i = 0; i < run->n_active; i++) {
         syi_active *a = &run->active[i];
         if (a->method->kind == SY_OBJECTIVE || !a->method->loss) continue;
         sy_status s = a->method->loss(a->self, run, g, batch, &total);
         if (s != SY_OK) sy_graph_fail(g, s);
     }
+    if (!sy_graph_planning(g)) run->terms_done = true;
     return total;
-}
-
-static double scalar(const sy_node *n)
-{
-    const sy_tensor *t = sy_value(n);
-    if (!t || !t->data) return 0;
-    return t->dtype == SY_F64 ? *(const double *)t->data : *(const float *)t->data;
 }
 
 /* Rows that the head reads: tokens, or what is classified. */
@@ -122,7 +125,7 @@ static sy_status forward(sy_run *run, const sy_batch *batch, bool training, doub
     syi_graph_reset(run->graph, &o);
     sy_node *loss = syi_run_build_loss(run, run->graph, batch, scale, nll);
     SYI_TRY(sy_graph_status(run->graph));
-    out->loss_sum = scalar(loss) / scale;
+    out->loss_sum = run->task_loss / scale;
     out->trained = batch->trained;
     return training ? syi_graph_backward(run->graph, loss, 1) : SY_OK;
 }
@@ -149,7 +152,7 @@ sy_status syi_run_refresh(sy_run *run)
     return SY_OK;
 }
 
-static sy_status call_all(sy_run *run, sy_when when)
+sy_status sy_run_event(sy_run *run, sy_when when)
 {
     for (int i = 0; i < run->n_active; i++)
         if (run->active[i].method->on) SYI_TRY(run->active[i].method->on(run->active[i].self, run, when));
@@ -158,21 +161,27 @@ static sy_status call_all(sy_run *run, sy_when when)
 
 /* -- masks: what a method froze keeps its bits ----------------------------------------------------- */
 
-static bool masked(const sy_param *p, int64_t i)
-{
-    if (p->mask_axis < 0) return !p->mask[i];
-    int64_t inner = 1;
-    for (int k = p->mask_axis + 1; k < p->value.rank; k++) inner *= p->value.dim[k];
-    return !p->mask[i / inner % p->value.dim[p->mask_axis]];
-}
+/* Calls fn(self, first, n) on every run of numbers that the mask freezes. */
+#define EACH_MASKED(p, first, n, ...)                                                                          \
+    do {                                                                                                       \
+        const int axis_ = (p)->mask_axis;                                                                      \
+        int64_t inner_ = 1, dim_ = axis_ < 0 ? sy_tensor_count(&(p)->value) : (p)->value.dim[axis_];           \
+        for (int k_ = axis_ + 1; axis_ >= 0 && k_ < (p)->value.rank; k_++) inner_ *= (p)->value.dim[k_];       \
+        const int64_t outer_ = sy_tensor_count(&(p)->value) / syi_max(1, dim_ * inner_);                       \
+        for (int64_t o_ = 0; o_ < outer_; o_++)                                                                \
+            for (int64_t from_ = 0, to_; from_ < dim_; from_ = to_) {                                          \
+                to_ = from_ + 1;                                                                               \
+                while (to_ < dim_ && !(p)->mask[to_] == !(p)->mask[from_]) to_++;                              \
+                if ((p)->mask[from_]) continue;                                                                \
+                const int64_t first = (o_ * dim_ + from_) * inner_, n = (to_ - from_) * inner_;                \
+                __VA_ARGS__                                                                                    \
+            }                                                                                                  \
+    } while (0)
 
 static void clear_masked(const sy_param *p)
 {
-    for (int64_t i = 0, n = sy_tensor_count(&p->value); i < n; i++)
-        if (masked(p, i)) {
-            if (p->grad.dtype == SY_F64) ((double *)p->grad.data)[i] = 0;
-            else ((float *)p->grad.data)[i] = 0;
-        }
+    const size_t one = p->grad.dtype == SY_F64 ? 8 : 4;
+    EACH_MASKED(p, first, n, memset((char *)p->grad.data + (size_t)first * one, 0, (size_t)n * one););
 }
 
 static sy_status masked_update(sy_run *run, const syi_active *o, sy_param *p, double lr)
@@ -182,8 +191,7 @@ static sy_status masked_update(sy_run *run, const syi_active *o, sy_param *p, do
     if (!before) return SY_E_MEMORY;
     memcpy(before, p->value.data, bytes);
     sy_status s = o->method->update(o->self, run, p, lr);
-    for (int64_t i = 0, n = sy_tensor_count(&p->value); i < n; i++)
-        if (masked(p, i)) memcpy((char *)p->value.data + (size_t)i * one, before + (size_t)i * one, one);
+    EACH_MASKED(p, first, n, memcpy((char *)p->value.data + (size_t)first * one, before + (size_t)first * one, (size_t)n * one););
     syi_free(run->ctx, before);
     return s;
 }
@@ -215,7 +223,7 @@ sy_status sy_run_update(sy_run *run, double lr, double clip, double *grad_norm)
             if (p->trained) SYI_TRY(syi_axpy(run->engine, p->grad.dtype, a, p->grad.data, false, p->grad.data, sy_tensor_count(&p->grad)));
         }
     }
-    SYI_TRY(call_all(run, SY_GRAD));
+    SYI_TRY(sy_run_event(run, SY_GRAD));
     for (int i = 0; i < run->n_params; i++) {
         sy_param *p = run->params[i];
         if (!p->trained) continue;
@@ -224,8 +232,10 @@ sy_status sy_run_update(sy_run *run, double lr, double clip, double *grad_norm)
         p->stale = p->compute.data != p->value.data;
     }
     run->step++;
-    SYI_TRY(call_all(run, SY_UPDATED));
-    memset(run->grads, 0, (size_t)run->grad_bytes);
+    SYI_TRY(sy_run_event(run, SY_UPDATED));
+    for (int i = 0; i < run->n_params; i++)
+        if (run->params[i]->trained) memset(run->params[i]->grad.data, 0, (size_t)sy_tensor_bytes(&run->params[i]->grad));
+    run->terms_done = false;
     return syi_run_refresh(run);
 }
 
@@ -273,7 +283,7 @@ sy_status sy_run_step_once(sy_run *run, const sy_batch *batch, double lr, double
     if (!run->options.training) return syi_fail(run->ctx, SY_E_BUG, "run: opened without training");
     if (batch->trained <= 0) return syi_fail(run->ctx, SY_E_INPUT, "step %lld: no token of the batch carries loss", (long long)run->step + 1);
     run->micro = 0;
-    SYI_TRY(call_all(run, SY_STEP));
+    SYI_TRY(sy_run_event(run, SY_STEP));
     SYI_TRY(syi_run_refresh(run));
     int64_t rows = run->plan.micro_tokens > 0 ? syi_max(1, run->plan.micro_tokens / batch->seq) : batch->rows;
     sy_loss sum = {0};

@@ -40,6 +40,8 @@ struct sy_run {
     int64_t step, total;
     int64_t micro;                    /* micro-batch inside the step: part of noise keys  */
     bool reserved;
+    bool terms_done;                  /* this step has its extra terms of the loss       */
+    double task_loss;                 /* of the last forward: the loss without them      */
     void *grads;                      /* all gradients, in order of params               */
     int64_t grad_bytes;
     syi_active *current;              /* the method whose init or attach is running      */
@@ -70,6 +72,8 @@ sy_status syi_run_make_slots(sy_run *run, syi_active *a, sy_wrap *w);
 sy_status syi_slot_shape(sy_run *run, const syi_active *a, const sy_site *site, const sy_slot *slot, int *rank, int64_t *dim);
 /* Does the row exist at this site (NULL: a shared row)? */
 bool syi_slot_when(const syi_active *a, const sy_site *site, const sy_slot *slot);
+/* _resize.c: new dimensions in the room that the parameter has; contents are the caller's. */
+sy_status syi_param_shape(sy_run *run, sy_param *p, int rank, const int64_t *dim);
 double syi_run_group_factor(const sy_run *run, const char *group);
 /* _adapter.c: a PEFT folder around the run's model; strict. */
 /* Method and options from adapter_config.json. */

@@ -335,9 +335,11 @@ static sy_status work(syi_train *t)
         syi_job_receipt(t->job, "resume    %s: no checkpoint had been saved; begins at the first step", t->dir);
     if (t->o.profile != NULL) SYI_TRY(syi_profile_new(t->ctx, &t->run->profile));
     SYI_TRY(syi_metrics_open(t->ctx, t->dir, &t->state.logs, &t->metrics));
+    SYI_TRY(sy_run_event(t->run, SY_START));
     const sy_use *trainer = sy_run_use(t->run, SY_TRAINER);
     if (trainer != NULL && trainer->method->train != NULL) SYI_TRY(trainer->method->train(trainer->self, t->run));
     else SYI_TRY(syi_train_loop(t));
+    SYI_TRY(sy_run_event(t->run, SY_STOP));
     return syi_train_receipt_end(t);
 }
 

@@ -178,6 +178,7 @@ typedef struct {
     sy_dtype dtype;
     bool evaluate, plan_only;
     int threads; /* 0: 1, everything is tiny */
+    int64_t total; /* steps, for schedules that methods own */
     uint64_t seed;
 } tiny_run;
 
@@ -202,6 +203,7 @@ static inline sy_status tiny_run_try(sy_context *ctx, const tiny_run *r, sy_run 
     o.training = !r->evaluate;
     o.plan_only = r->plan_only;
     o.seed = r->seed ? r->seed : 7;
+    o.total_steps = r->total;
     if (r->adapter) {
         sy_status st = sy_use_new(ctx, r->adapter, SY_ADAPTER, r->settings, tiny_count(r->settings), &use[o.n_use]);
         if (st != SY_OK) return st;
