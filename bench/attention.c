@@ -51,7 +51,7 @@ static void attention(sy_context *ctx, syi_engine *e, double budget, sy_dtype dt
     for (int64_t t = 0; t < n; t++) first[t] = (int32_t)(t / length * length), pairs += (double)(t % length) + 0.5;
     void *q = numbers(dt, nq, 1), *k = numbers(dt, nk, 2), *v = numbers(dt, nk, 3), *dout = numbers(dt, nq, 4), *out = malloc((size_t)nq * 4);
     void *dq = malloc((size_t)nq * 4), *dk = malloc((size_t)nk * 4), *dv = malloc((size_t)nk * 4), *lse = malloc((size_t)(n * heads) * 4);
-    const syi_attention a = {n, heads, kv, dim, 1 / sqrt((double)dim), first, 0};
+    const syi_attention a = {n, heads, kv, dim, 1 / sqrt((double)dim), first, 0, 0, NULL};
     const int64_t bf = syi_attention_scratch(e, dt, &a, false), bb = syi_attention_scratch(e, dt, &a, true);
     void *scratch = aligned_alloc(64, (size_t)(syi_max(bf, bb) + 63) / 64 * 64 + 64);
     double forward, backward;

@@ -276,7 +276,7 @@ static double attention_flops(const sy_op_call *c, bool backward)
     for (int64_t t = 0; t < a->tokens; t++) {
         int64_t first = a->first[t];
         if (a->window > 0) first = syi_max(first, t - a->window + 1);
-        pairs += (double)(t - first + 1);
+        pairs += (double)((a->last ? a->last[t] : t) - first + 1);
     }
     return pairs * 2 * (double)(a->heads * a->dim) * (backward ? 5 : 2);
 }
@@ -284,9 +284,11 @@ static double attention_flops(const sy_op_call *c, bool backward)
 static bool attention_test(int i, sy_op_case *t)
 {
     static const int32_t first[] = {0, 0, 0, 3, 3, 3, 3, 3, 8};
-    static const syi_attention attr[] = {{9, 2, 2, 4, 0.5, first, 0}, {9, 4, 2, 6, 0.4, first, 0}, {9, 2, 1, 4, 0.5, first, 2}};
-    static const char *const what[] = {"documents", "grouped heads", "window"};
-    if (i > 2) return false;
+    static const int32_t last[] = {2, 2, 2, 7, 7, 7, 7, 7, 8};
+    static const syi_attention attr[] = {{9, 2, 2, 4, 0.5, first, 0, 0, NULL}, {9, 4, 2, 6, 0.4, first, 0, 0, NULL}, {9, 2, 1, 4, 0.5, first, 2, 0, NULL},
+                                         {9, 2, 1, 4, 0.5, first, 3, 0.7, NULL}, {9, 2, 2, 4, 0.5, first, 0, 0, last}};
+    static const char *const what[] = {"documents", "grouped heads", "window", "window and soft cap", "looking ahead"};
+    if (i >= SYI_COUNT(attr)) return false;
     *t = (sy_op_case){.what = what[i], .n_in = 3, .attr = &attr[i], .attr_size = sizeof *attr, .tol_bf16 = 3e-2};
     case_in(t, 0, CASE_ACT, 9, attr[i].heads * attr[i].dim, true);
     case_in(t, 1, CASE_ACT, 9, attr[i].kv_heads * attr[i].dim, true);

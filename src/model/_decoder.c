@@ -28,13 +28,10 @@ static sy_node *attention(sy_graph *g, const void *self, sy_node *const *in, int
     sy_node *k = syi_op_rope(g, qkv[1], l->batch->positions, &m->rope_cos, &m->rope_sin, c->kv_heads);
     double scale = 1 / sqrt((double)c->head_dim);
     sy_node *a;
-    if (syi_graph_cache(g)) {
-        a = syi_op_attention_cached(g, q, k, qkv[2], syi_graph_cache(g), l->block, c->heads, scale);
-    } else {
-        syi_attention shape = {.tokens = l->batch->tokens, .heads = c->heads, .kv_heads = c->kv_heads, .dim = c->head_dim,
-                               .scale = scale, .first = l->batch->first};
-        a = syi_op_attention(g, q, k, qkv[2], &shape);
-    }
+    syi_attention shape = {.tokens = l->batch->tokens, .heads = c->heads, .kv_heads = c->kv_heads, .dim = c->head_dim,
+                           .scale = scale, .first = l->batch->first};
+    if (syi_graph_cache(g)) a = syi_op_attention_cached(g, q, k, qkv[2], syi_graph_cache(g), l->block, &shape);
+    else a = syi_op_attention(g, q, k, qkv[2], &shape);
     sy_node *o = sy_site_apply(g, syi_model_role(m, l->block, SY_ROLE_O), a);
     return syi_op_add(g, o, in[0]);
 }

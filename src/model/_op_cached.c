@@ -5,7 +5,7 @@
 
 #include "graph/ops.h"
 
-typedef struct { syi_kv_cache *cache; int block; int64_t heads; double scale; } attr;
+typedef struct { syi_kv_cache *cache; int block; syi_attention shape; } attr;
 
 static sy_status cached_shape(sy_op_call *c, int *n_aux)
 {
@@ -15,7 +15,7 @@ static sy_status cached_shape(sy_op_call *c, int *n_aux)
     *c->out = *c->in[0];
     c->out->data = NULL;
     int64_t n = c->in[0]->dim[0];
-    if (c->in[0]->dtype != kv->dtype || c->in[0]->dim[1] != a->heads * kv->head_dim || c->in[1]->dim[1] != kv->kv_heads * kv->head_dim)
+    if (c->in[0]->dtype != kv->dtype || c->in[0]->dim[1] != a->shape.heads * kv->head_dim || c->in[1]->dim[1] != kv->kv_heads * kv->head_dim)
         return syi_fail(c->ctx, SY_E_BUG, "cached attention: shapes of q, k and the cache differ");
     if (kv->past + n > kv->capacity)
         return syi_fail(c->ctx, SY_E_BUG, "cached attention: %lld tokens in a cache of %lld", (long long)(kv->past + n), (long long)kv->capacity);
@@ -40,8 +40,9 @@ static sy_status cached_forward(sy_op_call *c)
     char *keys = (char *)kv->keys + a->block * block, *values = (char *)kv->values + a->block * block;
     append(kv, keys, c->in[1]->data, n);
     append(kv, values, c->in[2]->data, n);
-    return syi_attention_cached(c->engine, kv->dtype, n, kv->past, a->heads, kv->kv_heads, kv->head_dim, kv->capacity, a->scale,
-                                c->in[0]->data, keys, values, c->out->data);
+    syi_attention shape = a->shape;
+    shape.tokens = n;
+    return syi_attention_cached(c->engine, kv->dtype, &shape, kv->past, kv->capacity, c->in[0]->data, keys, values, c->out->data);
 }
 
 static double cached_flops(const sy_op_call *c, bool backward)
@@ -49,7 +50,7 @@ static double cached_flops(const sy_op_call *c, bool backward)
     (void)backward;
     const attr *a = c->attr;
     double n = (double)c->in[0]->dim[0];
-    return 4 * n * ((double)a->cache->past + (n + 1) / 2) * (double)(a->heads * a->cache->head_dim);
+    return 4 * n * ((double)a->cache->past + (n + 1) / 2) * (double)(a->shape.heads * a->cache->head_dim);
 }
 
 static const sy_op op_cached = {
@@ -57,8 +58,8 @@ static const sy_op op_cached = {
     .shape = cached_shape, .forward = cached_forward, .flops = cached_flops,
 };
 
-sy_node *syi_op_attention_cached(sy_graph *g, sy_node *q, sy_node *k, sy_node *v, syi_kv_cache *cache, int block, int64_t heads, double scale)
+sy_node *syi_op_attention_cached(sy_graph *g, sy_node *q, sy_node *k, sy_node *v, syi_kv_cache *cache, int block, const syi_attention *shape)
 {
-    attr a = {cache, block, heads, scale};
+    attr a = {cache, block, *shape};
     return sy_call(g, &op_cached, (sy_node *[]){q, k, v}, 3, &a, sizeof a);
 }

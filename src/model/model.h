@@ -132,6 +132,6 @@ typedef struct syi_kv_cache {
 } syi_kv_cache;
 /* Attention over the cache; appends k and v of block `block` first. The caller advances
  * `past` after all blocks have run. */
-sy_node *syi_op_attention_cached(sy_graph *g, sy_node *q, sy_node *k, sy_node *v, syi_kv_cache *cache, int block, int64_t heads, double scale);
+sy_node *syi_op_attention_cached(sy_graph *g, sy_node *q, sy_node *k, sy_node *v, syi_kv_cache *cache, int block, const syi_attention *shape);
 
 #endif

@@ -33,13 +33,18 @@ static sy_status check(sy_context *ctx, const char *what, const syi_attend *a)
         if (a->first[t] != t && (t == 0 || a->first[t] != a->first[t - 1]))
             return syi_fail(ctx, SY_E_BUG, "%s: first[%lld] = %lld; a token's document begins at itself or where that of the token before it does",
                             what, (long long)t, (long long)a->first[t]);
+    if (!(a->softcap >= 0) || (a->last && (a->past > 0 || a->window > 0)))
+        return syi_fail(ctx, SY_E_BUG, "%s: soft cap %g; looking ahead goes neither with a cache nor with a window", what, a->softcap);
+    for (int64_t t = 0; a->last && t < a->n; t++)
+        if (a->last[t] != (t + 1 < a->n && (a->first ? a->first[t + 1] : 0) != t + 1 ? a->last[t + 1] : t))
+            return syi_fail(ctx, SY_E_BUG, "%s: last[%lld] = %lld is not the end of its document", what, (long long)t, (long long)a->last[t]);
     return SY_OK;
 }
 
 static syi_attend describe(const syi_engine *e, sy_dtype dt, const syi_attention *a)
 {
     return (syi_attend){.dt = dt, .n = a->tokens, .heads = a->heads, .kv_heads = a->kv_heads, .dim = a->dim, .scale = a->scale,
-                        .first = a->first, .window = a->window, .k_token = a->kv_heads * a->dim, .k_head = a->dim,
+                        .first = a->first, .last = a->last, .window = a->window, .softcap = a->softcap, .k_token = a->kv_heads * a->dim, .k_head = a->dim,
                         .threads = syi_omp(syi_engine_context(e))};
 }
 
@@ -71,19 +76,21 @@ sy_status syi_attention_backward(syi_engine *e, sy_dtype dt, const syi_attention
     return SY_OK;
 }
 
-sy_status syi_attention_cached(syi_engine *e, sy_dtype dt, int64_t n, int64_t past, int64_t heads, int64_t kv_heads, int64_t dim,
-                               int64_t capacity, double scale, const void *q, const void *kc, const void *vc, void *out)
+sy_status syi_attention_cached(syi_engine *e, sy_dtype dt, const syi_attention *a, int64_t past, int64_t capacity, const void *q, const void *kc,
+                               const void *vc, void *out)
 {
     sy_context *ctx = syi_engine_context(e);
-    syi_attend w = {.dt = dt, .n = n, .past = past, .heads = heads, .kv_heads = kv_heads, .dim = dim, .scale = scale, .k_token = dim,
-                    .k_head = capacity * dim, .cached = true, .q = q, .k = kc, .v = vc, .out = out, .threads = syi_omp(ctx)};
+    syi_attend w = describe(e, dt, a);
+    w.first = w.last = NULL;
+    w.past = past, w.cached = true, w.k_token = a->dim, w.k_head = capacity * a->dim;
+    w.q = q, w.k = kc, w.v = vc, w.out = out;
     SYI_TRY(check(ctx, "attention over the cache", &w));
-    if (past + n > capacity)
-        return syi_fail(ctx, SY_E_BUG, "attention over the cache: %lld tokens after %lld do not fit a cache of %lld", (long long)n,
+    if (past + w.n > capacity)
+        return syi_fail(ctx, SY_E_BUG, "attention over the cache: %lld tokens after %lld do not fit a cache of %lld", (long long)w.n,
                         (long long)past, (long long)capacity);
-    if (n == 0) return SY_OK;
+    if (w.n == 0) return SY_OK;
     const syi_attend_path *path = path_of(e, &w);
-    int64_t bytes = path->scratch(&w, past + n, false);
+    int64_t bytes = path->scratch(&w, past + w.n, false);
     if (bytes > 0 && !(w.scratch = syi_alloc(ctx, (size_t)bytes))) return SY_E_MEMORY;
     path->forward(&w);
     if (w.scratch) syi_free(ctx, w.scratch);

@@ -48,7 +48,7 @@ static void lay_out_backward(const syi_attend *a, int64_t at[S_COUNT + 1])
     const int64_t rows = a->n * group + GRAIN * n_seg, packed = a->kv_heads * rows * width / PER * 4;
     /* Ranges of equal area under the diagonal: the c-th of n sees sqrt(1 - c/n) of
      * the rows, 3.07 times in all for RANGES_MAX = 4, and begins up to LN keys early. */
-    const int64_t dq_rows = rows * 31 / 10 + (LN * group + GRAIN) * ITEMS * RANGES_MAX;
+    const int64_t dq_rows = (a->last ? rows * RANGES_MAX : rows * 31 / 10) + (LN * group + GRAIN) * ITEMS * RANGES_MAX;
     const int64_t bytes[S_COUNT] = {
         [S_SEGMENTS] = n_seg * (int64_t)sizeof(segment), [S_RANGES] = ranges_max(a->n) * (int64_t)sizeof(range),
         [S_FIRST] = n_seg * 8, [S_PACK] = n_seg * 8, [S_ORDER] = ranges_max(a->n) * 4, [S_Q] = packed, [S_DOUT] = packed,
@@ -66,9 +66,16 @@ static int64_t tile_scratch_backward(const syi_attend *a)
     return at[S_COUNT];
 }
 
-/* The last query of segment s (from its first) that sees key x or an earlier one. */
+/* The first query of segment s (from its first) that sees key x or a later one; the last that
+ * sees x or an earlier one. */
+static int64_t first_query(const plan *p, const segment *s, int64_t x)
+{
+    return p->a->last ? syi_attend_lo(p->a, s->q0 + x) - s->k0 : x;
+}
+
 static int64_t last_query(const plan *p, const segment *s, int64_t x)
 {
+    if (p->a->last) return p->a->last[s->q0 + x] - s->k0;
     int64_t lo = x, hi = s->q1 - s->q0;
     while (hi - lo > 1) {
         int64_t mid = (lo + hi) / 2;
@@ -99,11 +106,12 @@ static backward_plan plan_backward(const syi_attend *a)
         const int64_t n = want < 1 ? 1 : want > RANGES_MAX ? RANGES_MAX : (int64_t)want;
         f.first_range[s] = f.n_range, f.row_pack[s] = f.rows;
         for (int64_t c = 0, from = 0; c < n; c++) {
-            int64_t to = c + 1 == n ? len : (int64_t)((double)len * (1 - sqrt(1 - (double)(c + 1) / (double)n))) / LN * LN;
+            const double part = (double)(c + 1) / (double)n; /* looking ahead too, each key is seen by all */
+            int64_t to = c + 1 == n ? len : (int64_t)((double)len * (a->last ? part : 1 - sqrt(1 - part))) / LN * LN;
             if (to <= from) continue;
             range *r = &f.ranges[f.n_range++];
             *r = (range){.seg = s, .k0 = from, .k1 = to, .dq = f.dq_rows};
-            r->r0 = from * p->group / GRAIN * GRAIN;
+            r->r0 = first_query(p, seg, from) * p->group / GRAIN * GRAIN;
             r->r1 = syi_ceil_div((last_query(p, seg, to - 1) + 1) * p->group, GRAIN) * GRAIN;
             f.dq_rows += r->r1 - r->r0;
             from = to;
@@ -187,7 +195,7 @@ typedef struct {
 
 /* Scores of MR rows become weights, their gradients those of the scores; both as
  * words for the products that take them. */
-INLINE void row_block(int nv, float scale, const float *lse, const float *delta, const int32_t *lo, const int32_t *hi, int32_t x0,
+INLINE void row_block(int nv, float scale, const capping *cap, const float *lse, const float *delta, const int32_t *lo, const int32_t *hi, int32_t x0,
                       bool masked, key_block *b, int64_t row)
 {
     vi lane;
@@ -197,9 +205,16 @@ INLINE void row_block(int nv, float scale, const float *lse, const float *delta,
             vf w[2], ds[2];
             UNROLL for (int i = 0; i < 2; i++) {
                 const int64_t at = (row + m + i) * LN + n * VW;
-                w[i] = vexp2(vload_f32(b->x + at) * vset(scale) - vset(lse[m + i]));
+                vf x = vload_f32(b->x + at), slope = vset(1);
+                if (cap->on) {
+                    const vf t = vcap(x, cap->in);
+                    slope = vset(1) - t * t;
+                    x = t * vset(cap->out);
+                }
+                w[i] = vexp2(x * vset(scale) - vset(lse[m + i]));
                 if (masked) w[i] = vselect((vi)(lane >= lo[m + i]) & (vi)(lane <= hi[m + i]), w[i], vset(0));
                 ds[i] = w[i] * (vload_f32(b->dx + at) - vset(delta[m + i]));
+                if (cap->on) ds[i] = ds[i] * slope;
 #if TILE_PAIRS
                 vstore_bf16((bf16 *)(void *)b->ds_rows + at, ds[i]);
 #endif
@@ -220,22 +235,24 @@ static void row_tile(const backward_plan *f, const segment *s, int64_t base, int
     const plan *p = &f->p;
     const int64_t last = s->q1 - s->q0 - 1, rows = r1 - r0, depth = rows / PER;
     const float scale = (float)(p->a->scale * 1.44269504088896341);
-    const int nv = (int)syi_min(most, syi_min(syi_min((r1 - 1) / p->group, last) - x0, LN - 1) / VW + 1); /* vectors that some row sees */
+    const capping cap = capping_of(p->a);
+    const int64_t most_seen = syi_attend_hi(p->a, s->q0 + syi_min((r1 - 1) / p->group, last)) - s->k0;
+    const int nv = (int)syi_min(most, syi_min(most_seen - x0, LN - 1) / VW + 1); /* vectors that some row sees */
     product[nv](rows, p->words, f->q + (base + r0) * p->words, MR * p->words, MR, b->k, b->x);
     product[nv](rows, p->words, f->dout + (base + r0) * p->words, MR * p->words, MR, b->v, b->dx);
     for (int64_t r = r0; r < r1; r += MR) {
-        const int64_t i0 = r / p->group, i1 = syi_min((r + MR - 1) / p->group, last);
+        const int64_t i0 = syi_min(r / p->group, last), i1 = syi_min((r + MR - 1) / p->group, last);
         const float *lse = f->lse + base + r, *delta = f->delta + base + r;
-        if (i0 >= x0 + nv * VW - 1 && syi_attend_lo(p->a, s->q0 + i1) - s->k0 <= x0) {
-            row_block(nv, scale, lse, delta, NULL, NULL, 0, false, b, r - r0);
+        if (syi_attend_hi(p->a, s->q0 + i0) - s->k0 >= x0 + nv * VW - 1 && syi_attend_lo(p->a, s->q0 + i1) - s->k0 <= x0) {
+            row_block(nv, scale, &cap, lse, delta, NULL, NULL, 0, false, b, r - r0);
             continue;
         }
         int32_t lo[MR], hi[MR];
         for (int m = 0; m < MR; m++) {
             const int64_t i = syi_min((r + m) / p->group, last);
-            lo[m] = (int32_t)(syi_attend_lo(p->a, s->q0 + i) - s->k0), hi[m] = (int32_t)i;
+            lo[m] = (int32_t)(syi_attend_lo(p->a, s->q0 + i) - s->k0), hi[m] = (int32_t)(syi_attend_hi(p->a, s->q0 + i) - s->k0);
         }
-        row_block(nv, scale, lse, delta, lo, hi, (int32_t)x0, true, b, r - r0);
+        row_block(nv, scale, &cap, lse, delta, lo, hi, (int32_t)x0, true, b, r - r0);
     }
     product_add[nv](p->width, depth, f->dout_pairs + (base + r0) / PER * p->width, MR, p->width, b->w, b->dv);
     product_add[nv](p->width, depth, f->q_pairs + (base + r0) / PER * p->width, MR, p->width, b->ds, b->dk);
@@ -277,7 +294,7 @@ static void run_range(const backward_plan *f, const range *g, int64_t j, key_blo
         memset(b->dk, 0, (size_t)(p->width * LN) * sizeof *b->dk);
         memset(b->dv, 0, (size_t)(p->width * LN) * sizeof *b->dv);
 
-        const int64_t begin = x0 * p->group / MR * MR;
+        const int64_t begin = first_query(p, s, x0) * p->group / MR * MR;
         const int64_t end = syi_ceil_div((last_query(p, s, x0 + n - 1) + 1) * p->group, MR) * MR;
         const int most = (int)syi_ceil_div(n, VW);
         if (x0 == g->k0 && a->dq) { /* the first block sets its rows, the others find 0 */
@@ -285,7 +302,7 @@ static void run_range(const backward_plan *f, const range *g, int64_t j, key_blo
             memset(dq + (end - g->r0) * p->width, 0, (size_t)((g->r1 - end) * p->width) * sizeof *dq);
         }
         /* near the diagonal in smaller tiles, which skip vectors that no row sees */
-        const int64_t diagonal = (x0 + LN) * p->group;
+        const int64_t diagonal = a->last ? begin : (x0 + LN) * p->group;
         for (int64_t r = begin, next; r < end; r = next) {
             next = syi_min(r + (r < diagonal ? SMALL_ROWS : TILE_ROWS), end);
             row_tile(f, s, base, r, next, x0, most, x0 > g->k0, dq + (r - g->r0) * p->width, b);

@@ -77,7 +77,7 @@ INLINE void decode_ask(const plan *p, const void *cache, int64_t j, int64_t x, i
 
 typedef struct {
     plan p;
-    int64_t rows, held, pieces;
+    int64_t rows, held, skip, pieces; /* skip: keys that no row sees any more */
     float *out, *top, *sum; /* [kv_heads][pieces][DECODE_ROWS], out with [width] */
 } decode;
 
@@ -86,9 +86,10 @@ static void decode_piece(const decode *f, int64_t j, int64_t piece)
 {
     const plan *p = &f->p;
     const syi_attend *a = p->a;
-    const int64_t from = piece * DECODE_KEYS, n = syi_min(DECODE_KEYS, f->held - from), size = item_size(a->dt);
+    const int64_t from = f->skip + piece * DECODE_KEYS, n = syi_min(DECODE_KEYS, f->held - from), size = item_size(a->dt);
     const int64_t item = (j * f->pieces + piece) * DECODE_ROWS, padded_rows = syi_ceil_div(f->rows, MQ) * MQ;
     const float scale = (float)(a->scale * 1.44269504088896341);
+    const capping cap = capping_of(a);
     float x[DECODE_ROWS][DECODE_KEYS];
     word w[DECODE_ROWS][DECODE_KEYS / PER], q[DECODE_ROWS][SYI_ATTENTION_TILE_DIM];
     word spare[16 * SYI_ATTENTION_TILE_DIM], pairs[DECODE_KEYS / PER * SYI_ATTENTION_TILE_DIM];
@@ -107,7 +108,9 @@ static void decode_piece(const decode *f, int64_t j, int64_t piece)
     const int64_t filled = syi_ceil_div(n, 16) * 16;
     for (int64_t i = f->rows * DECODE_KEYS / PER; i < padded_rows * DECODE_KEYS / PER; i += VW) wstore(w[0] + i, vset(0));
     for (int64_t r = 0; r < f->rows; r++) {
-        const int64_t seen = syi_min(n, a->past + r / p->group + 1 - from);
+        const int64_t seen = syi_min(n, a->past + r / p->group + 1 - from), unseen = syi_min(filled, syi_attend_lo(a, r / p->group) - from);
+        for (int64_t k = 0; cap.on && k < filled; k += VW) vstore_f32(x[r] + k, vcap(vload_f32(x[r] + k), cap.in) * vset(cap.out));
+        for (int64_t k = 0; k < unseen; k++) x[r][k] = -INFINITY;
         for (int64_t k = syi_max(seen, 0); k < filled; k++) x[r][k] = -INFINITY;
         float top = -1e30f;
         vf most = vset(top), sum = vset(0);
@@ -154,7 +157,8 @@ static void tile_decode(const syi_attend *a)
     segment seg[2];
     decode f = {.p = make_plan(a, seg), .held = a->past + a->n};
     f.rows = a->n * f.p.group;
-    f.pieces = syi_ceil_div(f.held, DECODE_KEYS);
+    f.skip = syi_attend_lo(a, 0) / DECODE_KEYS * DECODE_KEYS;
+    f.pieces = syi_ceil_div(f.held - f.skip, DECODE_KEYS);
     const int64_t items = a->kv_heads * f.pieces;
     f.out = (float *)(void *)a->scratch;
     f.top = f.out + items * DECODE_ROWS * f.p.width;

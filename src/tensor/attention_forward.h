@@ -123,6 +123,7 @@ static void weigh(block *b, int nv, int64_t keys, float scale, word *w)
 static void run_block(const plan *p, int nv, const word *k, const word *v, block *b)
 {
     const float scale = (float)(p->a->scale * 1.44269504088896341);
+    const capping cap = capping_of(p->a);
     for (int i = 0; i < LN; i++) b->top[i] = b->limit[i] = -1e30f, b->sum[i] = 0;
     memset(b->out, 0, (size_t)(p->width * LN) * sizeof *b->out);
     const int64_t begin = b->lo_min / GRAIN * GRAIN, end = syi_ceil_div(b->hi_max + 1, GRAIN) * GRAIN;
@@ -133,6 +134,12 @@ static void run_block(const plan *p, int nv, const word *k, const word *v, block
             const int64_t n = syi_min(STEP_KEYS, stop - x);
             vf top[NV];
             product[nv](n, p->words, k + x * p->words, MR * p->words, MR, b->q, b->x);
+            if (cap.on)
+                for (int64_t m = 0; m < n; m++)
+                    for (int i = 0; i < nv; i++) {
+                        float *at = b->x + m * LN + i * VW;
+                        vstore_f32(at, vcap(vload_f32(at), cap.in) * vset(cap.out));
+                    }
             if (x < b->lo_max || x + n - 1 > b->hi_min) mask_scores(b, nv, x, n);
             if (look(b, nv, n, top)) {
                 product_add[nv](p->width, (x - taken) / PER, v + taken / PER * p->width, MR, p->width, b->w + (taken - tile) / PER * LN, b->out);
@@ -159,7 +166,7 @@ static void forward_block(const forward_plan *f, int64_t item, block *b)
     for (int64_t l = 0; l < LN; l++) {
         const int64_t r = r0 + syi_min(l, b->rows - 1), i = s->q0 + r / p->group;
         b->lo[l] = (int32_t)(syi_attend_lo(a, i) - s->k0);
-        b->hi[l] = (int32_t)(a->past + i - s->k0);
+        b->hi[l] = (int32_t)(syi_attend_hi(a, i) - s->k0);
         q[l] = words_of(p, (const char *)a->q + row_at(p, s, j, r) * size, spare[l]);
     }
     b->lo_min = b->lo[0], b->lo_max = b->lo[LN - 1], b->hi_min = b->hi[0], b->hi_max = b->hi[LN - 1];

@@ -12,7 +12,7 @@ enum {
     SYI_ATTENTION_TILE_DIM = 256  /* of a head, tiled paths: their tiles fit the L2   */
 };
 
-/* Query i (0..n-1) stands at position past+i and sees positions lo(i)..past+i.
+/* Query i (0..n-1) stands at position past+i and sees positions lo(i)..hi(i).
  * q, out, dout, dq are [n, heads, dim]; key s of head j is at
  * k + s*k_token + j*k_head (numbers, not bytes), v the same. */
 typedef struct {
@@ -20,8 +20,10 @@ typedef struct {
     int64_t n, past, heads, kv_heads, dim;
     double scale;
     const int32_t *first; /* [n], positions; NULL: one document from position 0 */
+    const int32_t *last;  /* [n], positions; NULL: causal, nothing after itself */
     int64_t window;       /* 0: none */
-    bool cached;          /* decoding: no lse, no documents, no window */
+    double softcap;       /* 0: none */
+    bool cached;          /* decoding: no lse, no documents */
     int64_t k_token, k_head;
     const void *q, *k, *v, *dout;
     void *out, *lse, *dq, *dk, *dv; /* lse may be NULL in forward; dq, dk, dv in backward */
@@ -36,6 +38,12 @@ static inline int64_t syi_attend_lo(const syi_attend *a, int64_t i)
     int64_t lo = a->first ? a->first[i] : 0;
     if (a->window > 0 && a->past + i - a->window + 1 > lo) lo = a->past + i - a->window + 1;
     return lo;
+}
+
+/* The last one. */
+static inline int64_t syi_attend_hi(const syi_attend *a, int64_t i)
+{
+    return a->last ? a->last[i] : a->past + i;
 }
 
 typedef struct {

@@ -14,6 +14,7 @@
 #define NAME(x) x##_f64
 #define EXP exp
 #define LOG log
+#define TANH tanh
 #include "tensor/attention_plain_body.h"
 
 #define NUM float
@@ -23,6 +24,7 @@
 #define NAME(x) x##_f32
 #define EXP expf
 #define LOG logf
+#define TANH tanhf
 #include "tensor/attention_plain_body.h"
 
 #define NUM uint16_t
@@ -32,6 +34,7 @@
 #define NAME(x) x##_bf16
 #define EXP expf
 #define LOG logf
+#define TANH tanhf
 #include "tensor/attention_plain_body.h"
 
 static int64_t scratch_plain(const syi_attend *a, int64_t n_keys, bool backward)

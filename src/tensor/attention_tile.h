@@ -162,6 +162,23 @@ INLINE float vtotal(vf v)
 #endif
 }
 
+/* -- soft caps ------------------------------------------------------------------------- */
+
+/* softcap * tanh(s / softcap) of a score s = x * scale, as a raw score again. */
+typedef struct { bool on; float in, out; } capping; /* 2 log2(e) scale / cap, cap / scale */
+
+static inline capping capping_of(const syi_attend *a)
+{
+    if (!(a->softcap > 0)) return (capping){false, 0, 0};
+    return (capping){true, (float)(2 * 1.44269504088896341 * a->scale / a->softcap), (float)(a->softcap / a->scale)};
+}
+
+INLINE vf vcap(vf x, float in) /* the tangent */
+{
+    const vf bound = vset(60), y = x * vset(in), e = vexp2(vselect((vi)(y > bound), bound, y));
+    return vset(1) - vset(2) / (vset(1) + e);
+}
+
 /* -- rows --------------------------------------------------------------------------- */
 
 /* d numbers of type dt as words; the rest up to `words` words is 0. */

@@ -148,21 +148,24 @@ sy_status syi_batchnorm_grad(syi_engine *e, sy_dtype dt, const void *dy, const v
                              bool add, void *dx, void *dw, void *db, int64_t rows, int64_t cols);
 
 /* -- attention (attention.c) -------------------------------------------------------------- */
-/* Causal attention inside documents with grouped heads. q[tokens, heads, dim],
- * k,v[tokens, kv_heads, dim]; token t sees tokens first[t]..t. out like q;
+/* Attention inside documents with grouped heads. q[tokens, heads, dim],
+ * k,v[tokens, kv_heads, dim]; token t sees tokens first[t]..t, or first[t]..last[t] (the last
+ * of its document) if `last` is not NULL. out like q;
  * lse[heads, tokens] f32 (f64). Tiled, online softmax, causal blocks skipped; no
- * T x T, memory linear in tokens. window > 0: t sees only the last `window`. */
-typedef struct { int64_t tokens, heads, kv_heads, dim; double scale; const int32_t *first; int64_t window; } syi_attention;
+ * T x T, memory linear in tokens. window > 0: t sees only the last `window`.
+ * softcap > 0: a scaled score s counts as softcap * tanh(s / softcap). */
+typedef struct { int64_t tokens, heads, kv_heads, dim; double scale; const int32_t *first; int64_t window; double softcap; const int32_t *last; } syi_attention;
 int64_t syi_attention_scratch(const syi_engine *e, sy_dtype dt, const syi_attention *a, bool backward);
 sy_status syi_attention_forward(syi_engine *e, sy_dtype dt, const syi_attention *a, const void *q, const void *k, const void *v,
                                 void *out, void *lse, void *scratch);
 sy_status syi_attention_backward(syi_engine *e, sy_dtype dt, const syi_attention *a, const void *q, const void *k, const void *v,
                                  const void *out, const void *lse, const void *dout, bool add_q, void *dq, bool add_k, void *dk,
                                  bool add_v, void *dv, void *scratch);
-/* Decoding: n new tokens (positions past..past+n-1) of one sequence over a cache of
- * keys and values kc, vc [kv_heads, capacity, dim] that already hold past+n rows. */
-sy_status syi_attention_cached(syi_engine *e, sy_dtype dt, int64_t n, int64_t past, int64_t heads, int64_t kv_heads, int64_t dim,
-                               int64_t capacity, double scale, const void *q, const void *kc, const void *vc, void *out);
+/* Decoding: a->tokens new ones (positions past, past + 1, ...) of one sequence over a cache of
+ * keys and values kc, vc [kv_heads, capacity, dim] that already hold past + tokens rows.
+ * first and last are not used. */
+sy_status syi_attention_cached(syi_engine *e, sy_dtype dt, const syi_attention *a, int64_t past, int64_t capacity, const void *q, const void *kc,
+                               const void *vc, void *out);
 
 /* -- head and cross-entropy (cross_entropy.c) --------------------------------------------------- */
 /* loss = sum_t weight[t] * -log softmax(h[t] W^T)[target[t]] over t with target >= 0,

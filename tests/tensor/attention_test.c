@@ -101,18 +101,26 @@ static int64_t lo_of(const syi_attention *a, int64_t t)
     return a->window > 0 && t - a->window + 1 > lo ? t - a->window + 1 : lo;
 }
 
+static int64_t hi_of(const syi_attention *a, int64_t t) { return a->last ? a->last[t] : t; }
+
 /* Row t of head h: probabilities p[T] of every position (0 where it may not look),
  * returns log sum exp. */
-static double brute_row(const syi_attention *a, const double *q, const double *k, int64_t t, int64_t h, double *p)
+static double brute_row(const syi_attention *a, const double *q, const double *k, int64_t t, int64_t h, double *p, double *slope)
 {
     const int64_t d = a->dim, H = a->heads, K = a->kv_heads, j = h / (H / K);
     double top = -INFINITY, sum = 0;
     for (int64_t s = 0; s < a->tokens; s++) {
         p[s] = -INFINITY;
-        if (s > t || s < lo_of(a, t)) continue;
+        if (slope) slope[s] = 1;
+        if (s > hi_of(a, t) || s < lo_of(a, t)) continue;
         double x = 0;
         for (int64_t c = 0; c < d; c++) x += q[(t * H + h) * d + c] * k[(s * K + j) * d + c];
         p[s] = x * a->scale;
+        if (a->softcap > 0) {
+            const double th = tanh(p[s] / a->softcap);
+            p[s] = a->softcap * th;
+            if (slope) slope[s] = 1 - th * th;
+        }
         if (p[s] > top) top = p[s];
     }
     for (int64_t s = 0; s < a->tokens; s++) sum += exp(p[s] - top);
@@ -125,7 +133,7 @@ static void brute_out(const syi_attention *a, const double *p, const double *v, 
 {
     const int64_t d = a->dim, K = a->kv_heads, j = h / (a->heads / K);
     for (int64_t c = 0; c < d; c++) out[c] = 0;
-    for (int64_t s = 0; s <= t; s++)
+    for (int64_t s = 0; s <= hi_of(a, t); s++)
         for (int64_t c = 0; c < d; c++) out[c] += p[s] * v[(s * K + j) * d + c];
 }
 
@@ -134,7 +142,7 @@ static void brute(const syi_attention *a, const double *q, const double *k, cons
                   double *out, double *lse, double *dq, double *dk, double *dv)
 {
     const int64_t T = a->tokens, d = a->dim, H = a->heads, K = a->kv_heads;
-    double *p = malloc((size_t)T * sizeof *p), *dp = malloc((size_t)T * sizeof *dp);
+    double *p = malloc((size_t)T * sizeof *p), *dp = malloc((size_t)T * sizeof *dp), *slope = malloc((size_t)T * sizeof *slope);
     if (dout) {
         memset(dq, 0, (size_t)(T * H * d) * 8);
         memset(dk, 0, (size_t)(T * K * d) * 8);
@@ -144,15 +152,15 @@ static void brute(const syi_attention *a, const double *q, const double *k, cons
         for (int64_t h = 0; h < H; h++) {
             const int64_t j = h / (H / K), row = (t * H + h) * d;
             double own = 0;
-            lse[h * T + t] = brute_row(a, q, k, t, h, p);
+            lse[h * T + t] = brute_row(a, q, k, t, h, p, slope);
             brute_out(a, p, v, t, h, out + row);
-            for (int64_t s = 0; dout && s <= t; s++) {
+            for (int64_t s = 0; dout && s <= hi_of(a, t); s++) {
                 dp[s] = 0;
                 for (int64_t c = 0; c < d; c++) dp[s] += dout[row + c] * v[(s * K + j) * d + c];
                 own += p[s] * dp[s];
             }
-            for (int64_t s = 0; dout && s <= t; s++) {
-                double ds = p[s] * (dp[s] - own) * a->scale;
+            for (int64_t s = 0; dout && s <= hi_of(a, t); s++) {
+                double ds = p[s] * (dp[s] - own) * a->scale * slope[s];
                 for (int64_t c = 0; c < d; c++) {
                     dq[row + c] += ds * k[(s * K + j) * d + c];
                     dk[(s * K + j) * d + c] += ds * q[row + c];
@@ -163,6 +171,7 @@ static void brute(const syi_attention *a, const double *q, const double *k, cons
     }
     free(p);
     free(dp);
+    free(slope);
 }
 
 /* The reference's own gradients: d/dx sum(out * dout) by central differences. */
@@ -170,7 +179,10 @@ static void reference_gradients(void **state)
 {
     (void)state;
     static const int32_t first[7] = {0, 0, 0, 3, 3, 3, 3};
-    const syi_attention a = {7, 4, 2, 3, 0.7, first, 3};
+    static const int32_t last[7] = {2, 2, 2, 6, 6, 6, 6};
+    static const syi_attention rows[] = {{7, 4, 2, 3, 0.7, first, 3, 0, NULL}, {7, 4, 2, 3, 0.7, first, 0, 0.9, last}};
+    for (int row = 0; row < 2; row++) {
+    const syi_attention a = rows[row];
     enum { Q = 7 * 4 * 3, K = 7 * 2 * 3, L = 7 * 4 };
     double x[Q + 2 * K], dout[Q], out[Q], lse[L], grad[Q + 2 * K];
     for (int i = 0; i < Q + 2 * K; i++) x[i] = sin(1 + 3.7 * i);
@@ -187,6 +199,7 @@ static void reference_gradients(void **state)
         }
         x[i] = was;
         assert_true(fabs((value[1] - value[0]) / (2 * step) - grad[i]) < 1e-8);
+    }
     }
 }
 
@@ -210,25 +223,37 @@ static void documents(int kind, int64_t tokens, int32_t *first)
     }
 }
 
-static const struct { const char *what; int64_t tokens, heads, kv_heads, dim; int docs; int64_t window; } cases[] = {
-    {"one token", 1, 2, 1, 8, ONE, 0},
-    {"two tokens", 2, 3, 3, 16, ONE, 0},
-    {"SmolLM2's heads", 150, 9, 3, 64, ONE, 0},
-    {"SmolLM2's heads, packed", 413, 9, 3, 64, RAGGED, 0},
-    {"even documents", 192, 9, 3, 64, EVEN, 0},
-    {"head size 128", 131, 8, 2, 128, RAGGED, 0},
-    {"head size 128, long", 300, 4, 4, 128, ONE, 0},
-    {"head size 256", 70, 2, 1, 256, ONE, 0},
-    {"head size 80", 97, 4, 1, 80, RAGGED, 0},
-    {"odd head size", 61, 3, 1, 33, SHORT, 0},
-    {"head size 8", 203, 7, 1, 8, RAGGED, 0},
-    {"many heads share one", 66, 14, 2, 64, ONE, 0},
-    {"window", 260, 6, 2, 64, ONE, 40},
-    {"window of one", 33, 2, 2, 32, ONE, 1},
-    {"window and documents", 260, 6, 2, 64, RAGGED, 70},
-    {"padding", 180, 9, 3, 64, PADDED, 0},
-    {"documents of three", 100, 4, 2, 32, SHORT, 0},
+static const struct { const char *what; int64_t tokens, heads, kv_heads, dim; int docs; int64_t window; double softcap; bool ahead; } cases[] = {
+    {"one token", 1, 2, 1, 8, ONE, 0, 0, false},
+    {"two tokens", 2, 3, 3, 16, ONE, 0, 0, false},
+    {"SmolLM2's heads", 150, 9, 3, 64, ONE, 0, 0, false},
+    {"SmolLM2's heads, packed", 413, 9, 3, 64, RAGGED, 0, 0, false},
+    {"even documents", 192, 9, 3, 64, EVEN, 0, 0, false},
+    {"head size 128", 131, 8, 2, 128, RAGGED, 0, 0, false},
+    {"head size 128, long", 300, 4, 4, 128, ONE, 0, 0, false},
+    {"head size 256", 70, 2, 1, 256, ONE, 0, 0, false},
+    {"head size 80", 97, 4, 1, 80, RAGGED, 0, 0, false},
+    {"odd head size", 61, 3, 1, 33, SHORT, 0, 0, false},
+    {"head size 8", 203, 7, 1, 8, RAGGED, 0, 0, false},
+    {"many heads share one", 66, 14, 2, 64, ONE, 0, 0, false},
+    {"window", 260, 6, 2, 64, ONE, 40, 0, false},
+    {"window of one", 33, 2, 2, 32, ONE, 1, 0, false},
+    {"window and documents", 260, 6, 2, 64, RAGGED, 70, 0, false},
+    {"padding", 180, 9, 3, 64, PADDED, 0, 0, false},
+    {"documents of three", 100, 4, 2, 32, SHORT, 0, 0, false},
+    {"soft cap", 150, 4, 2, 64, ONE, 0, 0.8, false},
+    {"soft cap, window, documents", 260, 6, 2, 128, RAGGED, 50, 2, false},
+    {"looking ahead", 197, 3, 3, 64, ONE, 0, 0, true},
+    {"looking ahead in documents", 413, 6, 2, 32, RAGGED, 0, 0, true},
+    {"looking ahead, short documents", 120, 4, 4, 64, SHORT, 0, 1.5, true},
+    {"looking ahead, padding", 180, 9, 3, 64, PADDED, 0, 0, true},
 };
+
+/* The last token of each document. */
+static void ends(const int32_t *first, int64_t tokens, int32_t *last)
+{
+    for (int64_t t = tokens - 1; t >= 0; t--) last[t] = t + 1 < tokens && first[t + 1] == first[t] ? last[t + 1] : (int32_t)t;
+}
 
 typedef struct { array q, k, v, dout, out, lse, dq, dk, dv; double *ref[5]; } setup;
 
@@ -317,9 +342,11 @@ static void every_path(void **state)
         const int c = i / 3;
         const sy_dtype dt = i % 3 == 0 ? SY_F64 : i % 3 == 1 ? SY_F32 : SY_BF16;
         int32_t *first = malloc((size_t)cases[c].tokens * sizeof *first);
+        int32_t *last = malloc((size_t)cases[c].tokens * sizeof *last);
         documents(cases[c].docs, cases[c].tokens, first);
+        ends(first, cases[c].tokens, last);
         const syi_attention a = {cases[c].tokens, cases[c].heads, cases[c].kv_heads, cases[c].dim, 1 / sqrt((double)cases[c].dim),
-                                 cases[c].docs == ONE && c % 2 ? NULL : first, cases[c].window};
+                                 cases[c].docs == ONE && c % 2 ? NULL : first, cases[c].window, cases[c].softcap, cases[c].ahead ? last : NULL};
         setup s = set_up(&a, dt, 1.5);
         for (int p = 0; p < (dt == SY_F64 ? 1 : SYI_COUNT(cpus)); p++) { /* f64 is the same code on all */
             char label[128];
@@ -327,7 +354,7 @@ static void every_path(void **state)
             if (e[p]) check_case(e[p], &a, dt, &s, label);
         }
         tear_down(&s);
-        free(first);
+        free(first), free(last);
     }
     for (int p = 0; p < SYI_COUNT(cpus); p++) syi_engine_free(e[p]);
     sy_context_free(ctx);
@@ -354,7 +381,10 @@ static void random_shapes(void **state)
             if (left == 0) left = 1 + (int64_t)(syi_random_u64(78, i * 1000 + doc++) >> 1) % most, first[t] = (int32_t)t;
             else first[t] = first[t - 1];
         }
-        const syi_attention a = {tokens, heads, kv, dim, 0.3, first, r[6] % 3 ? 0 : 1 + r[7] % 90};
+        int32_t *last = malloc((size_t)tokens * sizeof *last);
+        ends(first, tokens, last);
+        const bool ahead = r[7] % 5 == 0;
+        const syi_attention a = {tokens, heads, kv, dim, 0.3, first, r[6] % 3 || ahead ? 0 : 1 + r[7] % 90, r[6] % 4 == 1 ? 1.2 : 0, ahead ? last : NULL};
         const sy_dtype dt = i % 2 ? SY_BF16 : SY_F32;
         setup s = set_up(&a, dt, 1);
         for (int p = 0; p < SYI_COUNT(cpus); p++) {
@@ -363,7 +393,7 @@ static void random_shapes(void **state)
             if (e[p]) check_case(e[p], &a, dt, &s, label);
         }
         tear_down(&s);
-        free(first);
+        free(first), free(last);
     }
     for (int p = 0; p < SYI_COUNT(cpus); p++) syi_engine_free(e[p]);
     sy_context_free(ctx);
@@ -378,7 +408,7 @@ static void large_scores(void **state)
         syi_engine *e = engine_on(ctx, cpus[p]);
         for (int t = 0; e && t < 2; t++) {
             const sy_dtype dt = t ? SY_BF16 : SY_F32;
-            const syi_attention a = {140, 6, 2, 64, 1, NULL, 0};
+            const syi_attention a = {140, 6, 2, 64, 1, NULL, 0, 0, NULL};
             char label[64];
             snprintf(label, sizeof label, "%s, %s, large scores", cpus[p], types[t]);
             setup s = set_up(&a, dt, 8);
@@ -408,7 +438,7 @@ static void documents_are_apart(void **state)
             const size_t item = t ? 2 : 4;
             int32_t first[150];
             for (int i = 0; i < 150; i++) first[i] = i < 71 ? 0 : 71;
-            const syi_attention a = {150, 3, 1, 64, 0.125, first, 0};
+            const syi_attention a = {150, 3, 1, 64, 0.125, first, 0, 0, NULL};
             setup s = set_up(&a, dt, 1);
             forward(e, &a, dt, &s);
             backward(e, &a, dt, &s, false);
@@ -441,7 +471,7 @@ static void documents_are_apart(void **state)
 static void any_number_of_threads(void **state)
 {
     (void)state;
-    static const int shapes[] = {3, 6, 14, 15};
+    static const int shapes[] = {3, 6, 14, 15, 18, 20};
     for (int p = 0; p < SYI_COUNT(cpus); p++) {
         sy_context *ctx = sy_context_new();
         syi_engine *e = engine_on(ctx, cpus[p]);
@@ -450,7 +480,10 @@ static void any_number_of_threads(void **state)
             const sy_dtype dt = i % 2 ? SY_BF16 : SY_F32;
             int32_t first[512];
             documents(cases[c].docs, cases[c].tokens, first);
-            const syi_attention a = {cases[c].tokens, cases[c].heads, cases[c].kv_heads, cases[c].dim, 0.1, first, cases[c].window};
+            int32_t last[512];
+            ends(first, cases[c].tokens, last);
+            const syi_attention a = {cases[c].tokens, cases[c].heads, cases[c].kv_heads, cases[c].dim, 0.1, first, cases[c].window, cases[c].softcap,
+                                     cases[c].ahead ? last : NULL};
             setup s = set_up(&a, dt, 1);
             array *all[] = {&s.out, &s.lse, &s.dq, &s.dk, &s.dv};
             syi_hash hash[5] = {{0, 0}};
@@ -490,7 +523,7 @@ static void check_cached(sy_context *ctx, syi_engine *const *e, sy_dtype dt, con
                 memcpy(vc + (size_t)(j * capacity + t) * row, (char *)v.data + (size_t)(t * K + j) * row, row);
             }
         for (int64_t i = 0; i < n * H; i++) {
-            brute_row(a, q.value, k.value, past + i / H, i % H, p);
+            brute_row(a, q.value, k.value, past + i / H, i % H, p, NULL);
             brute_out(a, p, v.value, past + i / H, i % H, ref + i * d);
         }
         for (int c = 0; c < (dt == SY_F64 ? 1 : SYI_COUNT(cpus)); c++) {
@@ -498,7 +531,9 @@ static void check_cached(sy_context *ctx, syi_engine *const *e, sy_dtype dt, con
             syi_hash hash = {0, 0};
             for (int threads = 1; e[c] && threads <= 3; threads += 2) {
                 assert_int_equal(sy_threads_set(ctx, threads), SY_OK);
-                assert_int_equal(syi_attention_cached(e[c], dt, n, past, H, K, d, capacity, a->scale,
+                syi_attention fresh = *a;
+                fresh.tokens = n;
+                assert_int_equal(syi_attention_cached(e[c], dt, &fresh, past, capacity,
                                                       (char *)q.data + (size_t)(past * H) * row, kc, vc, out.data), SY_OK);
                 syi_hash now = syi_hash_bytes(out.data, (size_t)(n * H) * row);
                 if (threads == 1) hash = now;
@@ -517,17 +552,18 @@ static void check_cached(sy_context *ctx, syi_engine *const *e, sy_dtype dt, con
 static void cached(void **state)
 {
     (void)state;
-    static const struct { int64_t total, n, heads, kv_heads, dim; } rows[] = {
-        {40, 1, 9, 3, 64}, {77, 7, 9, 3, 64}, {200, 90, 9, 3, 64}, {2100, 1, 9, 3, 64}, {700, 40, 4, 4, 32}, {1300, 2, 6, 6, 64},
-        {61, 3, 14, 2, 128}, {30, 1, 2, 1, 33}, {1400, 2, 4, 1, 80}, {1300, 5, 8, 8, 128}, {90, 90, 2, 1, 256}, {1, 1, 1, 1, 8},
-        {600, 1, 2, 1, 256}, {515, 1, 16, 1, 64}, {515, 4, 4, 2, 64},
+    static const struct { int64_t total, n, heads, kv_heads, dim, window; double softcap; } rows[] = {
+        {40, 1, 9, 3, 64, 0, 0}, {77, 7, 9, 3, 64, 0, 0}, {200, 90, 9, 3, 64, 0, 0}, {2100, 1, 9, 3, 64, 0, 0}, {700, 40, 4, 4, 32, 0, 0}, {1300, 2, 6, 6, 64, 0, 0},
+        {61, 3, 14, 2, 128, 0, 0}, {30, 1, 2, 1, 33, 0, 0}, {1400, 2, 4, 1, 80, 0, 0}, {1300, 5, 8, 8, 128, 0, 0}, {90, 90, 2, 1, 256, 0, 0}, {1, 1, 1, 1, 8, 0, 0},
+        {600, 1, 2, 1, 256, 0, 0}, {515, 1, 16, 1, 64, 0, 0}, {515, 4, 4, 2, 64, 0, 0},
+        {700, 1, 8, 4, 64, 100, 0}, {700, 3, 4, 2, 64, 5, 0}, {900, 80, 4, 2, 64, 130, 3}, {515, 1, 8, 4, 128, 0, 2}, {600, 4, 4, 2, 32, 1, 1},
     };
     sy_context *ctx = sy_context_new();
     syi_engine *e[SYI_COUNT(cpus)];
     for (int p = 0; p < SYI_COUNT(cpus); p++) e[p] = engine_on(ctx, cpus[p]);
     for (int i = 0; i < 3 * SYI_COUNT(rows); i++) {
         const int r = i / 3;
-        const syi_attention a = {rows[r].total, rows[r].heads, rows[r].kv_heads, rows[r].dim, 1 / sqrt((double)rows[r].dim), NULL, 0};
+        const syi_attention a = {rows[r].total, rows[r].heads, rows[r].kv_heads, rows[r].dim, 1 / sqrt((double)rows[r].dim), NULL, rows[r].window, rows[r].softcap, NULL};
         check_cached(ctx, e, i % 3 == 0 ? SY_F32 : i % 3 == 1 ? SY_BF16 : SY_F64, &a, rows[r].n, r);
     }
     for (int p = 0; p < SYI_COUNT(cpus); p++) syi_engine_free(e[p]);
@@ -543,7 +579,7 @@ static void long_context(void **state)
     syi_engine *e = NULL;
     assert_int_equal(syi_engine_new(ctx, &e), SY_OK);
     for (int backwards = 0; backwards < 2; backwards++) {
-        syi_attention a = {16384, 9, 3, 64, 0.125, NULL, 0};
+        syi_attention a = {16384, 9, 3, 64, 0.125, NULL, 0, 0, NULL};
         int64_t half = syi_attention_scratch(e, SY_BF16, &a, backwards);
         a.tokens = 32768;
         int64_t whole = syi_attention_scratch(e, SY_BF16, &a, backwards);
@@ -551,7 +587,7 @@ static void long_context(void **state)
         assert_true(whole <= 32768 * (int64_t)(9 * 64 * 4) * 16);
     }
     /* and a few rows of a long document are right */
-    const syi_attention a = {6000, 1, 1, 64, 0.125, NULL, 0};
+    const syi_attention a = {6000, 1, 1, 64, 0.125, NULL, 0, 0, NULL};
     array q = array_new(SY_BF16, 6000 * 64, 1, 1), k = array_new(SY_BF16, 6000 * 64, 2, 1), v = array_new(SY_BF16, 6000 * 64, 3, 1);
     array out = array_new(SY_BF16, 6000 * 64, 4, 1);
     double *p = malloc(6000 * sizeof *p), ref[64];
@@ -561,7 +597,7 @@ static void long_context(void **state)
     scratch_free(scratch, bytes);
     array_read(&out);
     for (int64_t t = 5999; t >= 0; t -= 857) {
-        brute_row(&a, q.value, k.value, t, 0, p);
+        brute_row(&a, q.value, k.value, t, 0, p, NULL);
         brute_out(&a, p, v.value, t, 0, ref);
         EXPECT_NEAR(out.value + t * 64, ref, 64, 1e-2, "out", "a row of a long document");
     }
@@ -580,7 +616,7 @@ static void wrong_calls(void **state)
     float x[256] = {0};
     char scratch[1 << 16];
     int32_t first[4] = {0, 0, 1, 1};
-    syi_attention a = {4, 2, 2, 8, 1, first, 0};
+    syi_attention a = {4, 2, 2, 8, 1, first, 0, 0, NULL};
     assert_int_equal(syi_attention_forward(e, SY_F32, &a, x, x, x, x, x, scratch), SY_E_BUG);
     assert_non_null(strstr(sy_error_message(ctx), "first[2] = 1"));
     a.first = NULL, a.heads = 3;
@@ -589,7 +625,7 @@ static void wrong_calls(void **state)
     assert_int_equal(syi_attention_forward(e, SY_I32, &a, x, x, x, x, x, scratch), SY_E_BUG);
     a.dim = 4096;
     assert_int_equal(syi_attention_forward(e, SY_F32, &a, x, x, x, x, x, scratch), SY_E_UNSUPPORTED);
-    assert_int_equal(syi_attention_cached(e, SY_F32, 3, 2, 1, 1, 8, 4, 1, x, x, x, x), SY_E_BUG);
+    assert_int_equal(syi_attention_cached(e, SY_F32, &(syi_attention){.tokens = 3, .heads = 1, .kv_heads = 1, .dim = 8, .scale = 1}, 2, 4, x, x, x, x), SY_E_BUG);
     assert_non_null(strstr(sy_error_message(ctx), "cache of 4"));
     a.dim = 8, a.tokens = 0;
     assert_int_equal(syi_attention_forward(e, SY_F32, &a, x, x, x, x, x, scratch), SY_OK);
