@@ -25,6 +25,10 @@ typedef struct {
     int64_t bytes;
     int permute_heads;   /* > 0: rows are stored in GGUF's q/k order for that
                             many heads; sy_entry_read undoes it                */
+    bool transposed;     /* rank 2, dim is [out,in], the bytes are [in,out] (GPT-2's Conv1D);
+                            sy_entry_read undoes it                            */
+    float shift;         /* added to every number when it is read (norms that one
+                            format stores as their distance from 1)            */
     const char *file;    /* which file it lies in, for messages                */
 } sy_entry;
 

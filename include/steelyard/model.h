@@ -27,6 +27,7 @@ typedef enum {
     SY_ROLE_QKV, SY_ROLE_GATE_UP, /* fused: rows of q, k, v; of gate and up           */
     SY_ROLE_CONV,                 /* kernels [out, in, height, width]                 */
     SY_ROLE_FC,                   /* a plain layer of a network without blocks        */
+    SY_ROLE_POSITION,             /* a table of learned positions                     */
     SY_ROLE_STAT,                 /* running statistics: counted, not trained          */
     SY_ROLE_COUNT
 } sy_role;
@@ -84,6 +85,8 @@ typedef struct sy_arch {
     const char *name;                  /* "llama"                                 */
     const char *const *model_types;    /* config.json "model_type", NULL-ended    */
     const char *const *architectures;  /* config.json "architectures"[0]          */
+    const char *prefix;                /* names of the whole model begin with it ("bert."), those
+                                          of folders without a head do not; NULL: none */
     const char *gguf_arch;             /* general.architecture it is written as   */
     const char *const *gguf_archs;     /* ... and those that it reads             */
     const sy_arch_config *config;      /* rows, ended by field NULL               */
@@ -93,6 +96,8 @@ typedef struct sy_arch {
     const sy_arch_perm *perms;
     sy_arch_input input;
     sy_arch_head head;
+    /* What becomes of the head's output (a soft cap); NULL: nothing. */
+    sy_node *(*logits)(sy_graph *g, sy_model *m, sy_node *y);
     /* Networks that are not rows times blocks: makes their rows (names without "%d") from
      * the config, in memory of the arena. NULL: `tensors` and `perms` are all.          */
     sy_status (*expand)(sy_context *ctx, const void *config, struct syi_arena *arena, const sy_arch_tensor **tensors,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Op rows of layers in general: activations (alone, or times another value) and layer
- * norm. SwiGLU has a row of its own in op_transformer.c. */
+/* Op rows of layers in general: activations (alone, or times another value), layer norm,
+ * slices of columns, chosen rows. SwiGLU has a row of its own in op_transformer.c. */
 #include "graph/op_row.h"
 
 /* -- activate -------------------------------------------------------------------------------- */
@@ -126,4 +126,113 @@ const sy_op syi_row_layernorm = {
 sy_node *syi_op_layernorm(sy_graph *g, sy_node *x, sy_node *w, sy_node *b, double eps)
 {
     return sy_call(g, &syi_row_layernorm, (sy_node *[]){x, w, b}, b ? 3 : 2, &eps, sizeof eps);
+}
+
+/* -- slice ------------------------------------------------------------------------------------------- */
+
+typedef struct { int64_t first, n; } slice_attr;
+
+static sy_status slice_shape(sy_op_call *c, int *n_aux)
+{
+    const slice_attr *a = c->attr;
+    const sy_tensor *x = c->in[0];
+    (void)n_aux;
+    if (x->rank != 2 || a->first < 0 || a->n < 0 || a->first + a->n > x->dim[1]) return syi_shape_wrong(c, "slice", 0, "[rows, columns] with the columns that are asked for");
+    syi_shape_2(c->out, x->dtype, x->dim[0], a->n);
+    return SY_OK;
+}
+
+static sy_status slice_forward(sy_op_call *c)
+{
+    const slice_attr *a = c->attr;
+    const int64_t z = syi_dtype_size(c->out->dtype), cols = c->in[0]->dim[1];
+    for (int64_t r = 0; r < c->out->dim[0]; r++)
+        memcpy((char *)c->out->data + r * a->n * z, (const char *)c->in[0]->data + (r * cols + a->first) * z, (size_t)(a->n * z));
+    return SY_OK;
+}
+
+static sy_status slice_backward(sy_op_call *c)
+{
+    const slice_attr *a = c->attr;
+    sy_tensor *d = c->din[0];
+    if (!c->want[0]) return SY_OK;
+    const int64_t cols = c->in[0]->dim[1], zd = syi_dtype_size(d->dtype), z = syi_dtype_size(c->dout->dtype);
+    syi_zero_unless_add(c, 0);
+    for (int64_t r = 0; r < c->dout->dim[0]; r++)
+        SYI_TRY(syi_accumulate(c->engine, c->dout->dtype, (const char *)c->dout->data + r * a->n * z, d->dtype, (char *)d->data + (r * cols + a->first) * zd, a->n));
+    return SY_OK;
+}
+
+static bool slice_test(int i, sy_op_case *t)
+{
+    static const slice_attr attr = {3, 5};
+    if (i > 0) return false;
+    *t = (sy_op_case){.what = "5 of 11 columns", .n_in = 1, .attr = &attr, .attr_size = sizeof attr};
+    syi_case_in(t, 0, 2, (int64_t[]){6, 11}, true);
+    return true;
+}
+
+const sy_op syi_row_slice = {
+    .name = "slice", .min_in = 1, .max_in = 1, .shape = slice_shape, .forward = slice_forward, .backward = slice_backward, .keep = syi_keep_none,
+    .test = slice_test,
+};
+
+sy_node *syi_op_slice(sy_graph *g, sy_node *x, int64_t first, int64_t n) { return sy_call(g, &syi_row_slice, &x, 1, &(slice_attr){first, n}, sizeof(slice_attr)); }
+
+/* -- gather ------------------------------------------------------------------------------------------ */
+
+typedef struct { const int32_t *index; int64_t n; } gather_attr;
+
+static sy_status gather_shape(sy_op_call *c, int *n_aux)
+{
+    const gather_attr *a = c->attr;
+    (void)n_aux;
+    if (c->in[0]->rank != 2) return syi_shape_wrong(c, "gather", 0, "[rows, columns]");
+    syi_shape_2(c->out, c->in[0]->dtype, a->n, c->in[0]->dim[1]);
+    return SY_OK;
+}
+
+static sy_status gather_forward(sy_op_call *c)
+{
+    const gather_attr *a = c->attr;
+    const size_t bytes = (size_t)(c->out->dim[1] * syi_dtype_size(c->out->dtype));
+    for (int64_t i = 0; i < a->n; i++) {
+        if (a->index[i] >= c->in[0]->dim[0]) return syi_fail(c->ctx, SY_E_BUG, "gather: row %d of %lld", a->index[i], (long long)c->in[0]->dim[0]);
+        if (a->index[i] < 0) memset((char *)c->out->data + (size_t)i * bytes, 0, bytes);
+        else memcpy((char *)c->out->data + (size_t)i * bytes, (const char *)c->in[0]->data + (size_t)a->index[i] * bytes, bytes);
+    }
+    return SY_OK;
+}
+
+static sy_status gather_backward(sy_op_call *c)
+{
+    const gather_attr *a = c->attr;
+    sy_tensor *d = c->din[0];
+    if (!c->want[0]) return SY_OK;
+    const int64_t cols = c->in[0]->dim[1], zd = syi_dtype_size(d->dtype), z = syi_dtype_size(c->dout->dtype);
+    syi_zero_unless_add(c, 0);
+    for (int64_t i = 0; i < a->n; i++) /* one after the other: a row may be taken twice */
+        if (a->index[i] >= 0)
+            SYI_TRY(syi_accumulate(c->engine, c->dout->dtype, (const char *)c->dout->data + i * cols * z, d->dtype, (char *)d->data + a->index[i] * cols * zd, cols));
+    return SY_OK;
+}
+
+static bool gather_test(int i, sy_op_case *t)
+{
+    static const int32_t index[] = {4, 0, -1, 4};
+    static const gather_attr attr = {index, 4};
+    if (i > 0) return false;
+    *t = (sy_op_case){.what = "a row twice, one of zeros", .n_in = 1, .attr = &attr, .attr_size = sizeof attr};
+    syi_case_in(t, 0, 2, (int64_t[]){6, 9}, true);
+    return true;
+}
+
+const sy_op syi_row_gather = {
+    .name = "gather", .min_in = 1, .max_in = 1, .shape = gather_shape, .forward = gather_forward, .backward = gather_backward, .keep = syi_keep_none,
+    .test = gather_test,
+};
+
+sy_node *syi_op_gather(sy_graph *g, sy_node *x, const int32_t *index, int64_t n)
+{
+    return sy_call(g, &syi_row_gather, &x, 1, &(gather_attr){index, n}, sizeof(gather_attr));
 }

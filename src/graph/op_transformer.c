@@ -14,7 +14,27 @@ static void case_in(sy_op_case *t, int i, sy_dtype role, int64_t rows, int64_t c
 
 /* -- rmsnorm ---------------------------------------------------------------------------- */
 
-typedef struct { double eps; int64_t heads; } rmsnorm_attr; /* each row is `heads` rows to the norm */
+/* Each row is `heads` rows to the norm; the weight counts as plus + w. */
+typedef struct { double eps; int64_t heads; double plus; } rmsnorm_attr;
+
+/* The weights as they count: themselves, or made in scratch. */
+static const void *rmsnorm_weights(const sy_op_call *c)
+{
+    const double plus = ((const rmsnorm_attr *)c->attr)->plus;
+    const sy_tensor *w = c->in[1];
+    if (plus == 0) return w->data;
+    void *made = sy_scratch(c);
+    for (int64_t i = 0; i < sy_tensor_count(w); i++) {
+        if (w->dtype == SY_F64) ((double *)made)[i] = ((const double *)w->data)[i] + plus;
+        else ((float *)made)[i] = ((const float *)w->data)[i] + (float)plus;
+    }
+    return made;
+}
+
+static int64_t rmsnorm_weight_bytes(const sy_op_call *c)
+{
+    return ((const rmsnorm_attr *)c->attr)->plus == 0 ? 0 : syi_ceil_div(sy_tensor_bytes(c->in[1]), 64) * 64;
+}
 
 static sy_status rmsnorm_shape(sy_op_call *c, int *n_aux)
 {
@@ -36,7 +56,7 @@ static sy_status rmsnorm_forward(sy_op_call *c)
     const rmsnorm_attr *a = c->attr;
     const sy_tensor *x = c->in[0], *w = c->in[1];
     void *rstd = c->aux[0] != NULL ? c->aux[0]->data : NULL;
-    return syi_rmsnorm(c->engine, x->dtype, x->data, w->data, a->eps, c->out->data, rstd, sy_tensor_rows(x) * a->heads, sy_tensor_count(w));
+    return syi_rmsnorm(c->engine, x->dtype, x->data, rmsnorm_weights(c), a->eps, c->out->data, rstd, sy_tensor_rows(x) * a->heads, sy_tensor_count(w));
 }
 
 static sy_status rmsnorm_backward(sy_op_call *c)
@@ -45,9 +65,10 @@ static sy_status rmsnorm_backward(sy_op_call *c)
     const sy_tensor *x = c->in[0], *w = c->in[1];
     sy_dtype dt = c->dout->dtype;
     syi_via via = {NULL, false};
-    if (c->want[0]) via = syi_via_begin(c, 0, dt);
+    const void *weights = rmsnorm_weights(c);
+    if (c->want[0]) via = c->din[0]->dtype == dt ? syi_via_begin(c, 0, dt) : (syi_via){(char *)sy_scratch(c) + rmsnorm_weight_bytes(c), false};
     if (c->want[1]) syi_zero_unless_add(c, 1);
-    SYI_TRY(syi_rmsnorm_grad(c->engine, dt, c->dout->data, x->data, w->data, c->aux[0]->data, via.add, via.data, c->want[1] ? c->din[1]->data : NULL,
+    SYI_TRY(syi_rmsnorm_grad(c->engine, dt, c->dout->data, x->data, weights, c->aux[0]->data, via.add, via.data, c->want[1] ? c->din[1]->data : NULL,
                              sy_tensor_rows(x) * a->heads, sy_tensor_count(w)));
     return c->want[0] ? syi_via_done(c, 0, dt, via) : SY_OK;
 }
@@ -55,14 +76,14 @@ static sy_status rmsnorm_backward(sy_op_call *c)
 static int64_t rmsnorm_scratch(const sy_op_call *c, bool backward)
 {
     bool other = backward && c->want[0] && c->din[0] != NULL && c->din[0]->dtype != c->out->dtype;
-    return other ? sy_tensor_bytes(c->out) : 0;
+    return rmsnorm_weight_bytes(c) + (other ? sy_tensor_bytes(c->out) : 0);
 }
 
 static bool rmsnorm_test(int i, sy_op_case *t)
 {
-    static const rmsnorm_attr attr[] = {{1e-5, 1}, {1e-6, 3}, {1e-5, 1}};
-    if (i > 2) return false;
-    *t = (sy_op_case){.what = i == 1 ? "over heads" : "over rows", .n_in = 2, .attr = &attr[i], .attr_size = sizeof *attr};
+    static const rmsnorm_attr attr[] = {{1e-5, 1, 0}, {1e-6, 3, 0}, {1e-5, 1, 0}, {1e-5, 1, 1}};
+    if (i > 3) return false;
+    *t = (sy_op_case){.what = i == 3 ? "1 + w" : i == 1 ? "over heads" : "over rows", .n_in = 2, .attr = &attr[i], .attr_size = sizeof *attr};
     case_in(t, 0, CASE_ACT, i == 2 ? 80 : 4, i == 1 ? 21 : 18, true);
     case_in(t, 1, CASE_VEC, 0, i == 1 ? 7 : 18, true);
     return true;
@@ -73,11 +94,11 @@ const sy_op syi_row_rmsnorm = {
     .backward = rmsnorm_backward, .scratch = rmsnorm_scratch, .test = rmsnorm_test,
 };
 
-sy_node *syi_op_rmsnorm(sy_graph *g, sy_node *x, sy_node *w, double eps) { return syi_op_rmsnorm_heads(g, x, w, eps, 1); }
+sy_node *syi_op_rmsnorm(sy_graph *g, sy_node *x, sy_node *w, double eps) { return syi_op_rmsnorm_heads(g, x, w, eps, 1, 0); }
 
-sy_node *syi_op_rmsnorm_heads(sy_graph *g, sy_node *x, sy_node *w, double eps, int64_t heads)
+sy_node *syi_op_rmsnorm_heads(sy_graph *g, sy_node *x, sy_node *w, double eps, int64_t heads, double plus)
 {
-    return sy_call(g, &syi_row_rmsnorm, (sy_node *[]){x, w}, 2, &(rmsnorm_attr){eps, heads}, sizeof(rmsnorm_attr));
+    return sy_call(g, &syi_row_rmsnorm, (sy_node *[]){x, w}, 2, &(rmsnorm_attr){eps, heads, plus}, sizeof(rmsnorm_attr));
 }
 
 /* -- swiglu ------------------------------------------------------------------------------- */

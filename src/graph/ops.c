@@ -10,7 +10,7 @@
     X(rmsnorm) X(swiglu) X(rope) X(attention) X(embed) X(head_loss) \
     X(rows) X(cross_entropy) X(dora_factor) X(columns)                                      \
     X(shard_sum) X(repeat_add) X(product_add) X(beside) X(decoded)                         \
-    X(activate) X(layernorm) X(patches) X(pool_max) X(pool_mean) X(batch_norm)
+    X(activate) X(layernorm) X(patches) X(pool_max) X(pool_mean) X(batch_norm) X(slice) X(gather)
 
 #define X(name) extern const sy_op syi_row_##name;
 ROWS(X)

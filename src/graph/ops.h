@@ -68,6 +68,10 @@ sy_node *syi_op_activate(sy_graph *g, syi_act kind, sy_node *x);
 sy_node *syi_op_gated(sy_graph *g, syi_act kind, sy_node *gate, sy_node *up); /* f(gate) * up */
 sy_node *syi_op_layernorm(sy_graph *g, sy_node *x, sy_node *w, sy_node *b, double eps); /* b may be NULL */
 
+sy_node *syi_op_slice(sy_graph *g, sy_node *x, int64_t first, int64_t n); /* columns of x[t, c] */
+/* Row i of the result is row index[i] of x (-1: zeros); index lives as long as the step. */
+sy_node *syi_op_gather(sy_graph *g, sy_node *x, const int32_t *index, int64_t n);
+
 /* -- op_image.c: images are rows of channels [images*height*width, channels] ---------------- */
 /* What each window sees: [windows, channels*kernel_h*kernel_w]. A convolution is a linear
  * map of it, whose weight is the kernels in torch's order. */
@@ -80,8 +84,8 @@ sy_node *syi_op_batch_norm_own(sy_graph *g, sy_node *x, sy_node *w, sy_node *b, 
 
 /* -- op_transformer.c -------------------------------------------------------------------- */
 sy_node *syi_op_rmsnorm(sy_graph *g, sy_node *x, sy_node *w, double eps);
-/* Norm over each head: x[t, heads*dim], w[dim] (Qwen3). */
-sy_node *syi_op_rmsnorm_heads(sy_graph *g, sy_node *x, sy_node *w, double eps, int64_t heads);
+/* Norm over each head: x[t, heads*dim], w[dim] (Qwen3); the weight counts as plus + w (Gemma). */
+sy_node *syi_op_rmsnorm_heads(sy_graph *g, sy_node *x, sy_node *w, double eps, int64_t heads, double plus);
 sy_node *syi_op_swiglu(sy_graph *g, sy_node *gate, sy_node *up);
 /* cos/sin tables [positions, dim/2]; pos[tokens] lives as long as the step. */
 sy_node *syi_op_rope(sy_graph *g, sy_node *x, const int32_t *pos, const sy_tensor *cos_t, const sy_tensor *sin_t, int64_t heads);

@@ -96,6 +96,15 @@ void sy_checkpoint_close(sy_checkpoint *ck)
     syi_free(ctx, ck);
 }
 
+sy_status syi_checkpoint_rename(sy_checkpoint *ck, int64_t i, const char *name)
+{
+    char *copy = syi_arena_strdup(ck->arena, name);
+    if (copy == NULL) return sy_error_code(ck->ctx);
+    SYI_TRY(syi_map_set(ck->names, copy, strlen(copy), i));
+    ck->entry[i].name = copy;
+    return SY_OK;
+}
+
 sy_status syi_checkpoint_add(sy_checkpoint *ck, const sy_entry *e)
 {
     sy_context *ctx = ck->ctx;
@@ -338,11 +347,45 @@ static sy_status read_permuted_vector(sy_context *ctx, const sy_entry *e, sy_dty
     return SY_OK;
 }
 
+/* Rows of a matrix whose bytes are its columns one after the other. */
+static sy_status read_transposed(sy_context *ctx, const sy_entry *e, sy_dtype dtype, int64_t row, int64_t n, void *dst)
+{
+    const int64_t cols = syi_entry_cols(e), rows = syi_entry_rows(e), from = sy_dtype_block_bytes(e->dtype), size = sy_dtype_block_bytes(dtype);
+    if (sy_dtype_block_len(e->dtype) != 1 || sy_dtype_block_len(dtype) != 1)
+        return syi_fail(ctx, SY_E_UNSUPPORTED, "%s: tensor %s: a transposed matrix has no blocks of rows", e->file, e->name);
+    uint8_t *line = syi_alloc(ctx, (size_t)(n * size));
+    if (line == NULL) return sy_error_code(ctx);
+    for (int64_t c = 0; c < cols; c++) {
+        convert(e->dtype, (const uint8_t *)e->data + (c * rows + row) * from, dtype, line, n);
+        for (int64_t r = 0; r < n; r++) memcpy((char *)dst + (r * cols + c) * size, line + r * size, (size_t)size);
+    }
+    syi_free(ctx, line);
+    return SY_OK;
+}
+
+static sy_status read_shifted(sy_context *ctx, const sy_entry *e, sy_dtype dtype, int64_t row, int64_t n, void *dst)
+{
+    sy_entry plain = *e;
+    plain.shift = 0;
+    const int64_t count = n * syi_entry_cols(e);
+    float *x = syi_alloc(ctx, (size_t)count * sizeof *x);
+    if (x == NULL) return sy_error_code(ctx);
+    sy_status status = sy_entry_read(ctx, &plain, SY_F32, row, n, x);
+    for (int64_t i = 0; status == SY_OK && i < count; i++) x[i] += e->shift;
+    if (status == SY_OK && dtype == SY_F64)
+        for (int64_t i = 0; i < count; i++) ((double *)dst)[i] = x[i];
+    else if (status == SY_OK) status = sy_from_f32(ctx, dtype, x, dst, count);
+    syi_free(ctx, x);
+    return status;
+}
+
 sy_status sy_entry_read(sy_context *ctx, const sy_entry *e, sy_dtype dtype, int64_t row, int64_t n, void *dst)
 {
     SYI_TRY(check_read(ctx, e, dtype, row, n));
     const int64_t cols = syi_entry_cols(e), rows = syi_entry_rows(e);
     if (n == 0 || cols == 0) return SY_OK;
+    if (e->shift != 0) return read_shifted(ctx, e, dtype, row, n, dst);
+    if (e->transposed) return read_transposed(ctx, e, dtype, row, n, dst);
     const int64_t from_bytes = bytes_of(e->dtype, cols), to_bytes = bytes_of(dtype, cols);
     const uint8_t *src = e->data;
     uint8_t *to = dst;

@@ -30,6 +30,8 @@ sy_status syi_checkpoint_new(sy_context *ctx, const char *path, sy_checkpoint **
 /* Adds a tensor; name and file are copied. A name that is there already is
  * SY_E_INPUT. Checks nothing else. */
 sy_status syi_checkpoint_add(sy_checkpoint *ck, const sy_entry *e);
+/* Another name for tensor i; it is still found under the old one. */
+sy_status syi_checkpoint_rename(sy_checkpoint *ck, int64_t i, const char *name);
 /* The first value of a key stays. */
 sy_status syi_checkpoint_add_meta(sy_checkpoint *ck, const char *key, const char *value);
 /* safetensors.c: maps one file and adds its tensors, in the order of their

@@ -52,6 +52,15 @@ const sy_arch_tensor *syi_name_to_gguf(const sy_arch *arch, const char *hf, char
     return NULL;
 }
 
+const sy_arch_tensor *syi_name_row(const sy_arch *arch, const char *hf, char out[SYI_MODEL_NAME_MAX])
+{
+    for (const sy_arch_tensor *r = arch->tensors; r->name != NULL; r++) {
+        const int number = match(r->name, hf);
+        if (number > -2) return fill(r->name, number, out) ? r : NULL;
+    }
+    return NULL;
+}
+
 const sy_arch *syi_arch_of_gguf(const char *name)
 {
     for (int i = 0; syi_archs[i] != NULL; i++)

@@ -84,6 +84,31 @@ static sy_status read_template(syi_source *s)
     return s->chat_template != NULL ? SY_OK : sy_error_code(ctx);
 }
 
+/* The folder's tensors under the names of the architecture's rows, matrices the way round
+ * that rows have them. */
+static sy_status adopt_tensors(syi_source *s)
+{
+    sy_checkpoint *ck = s->tensors;
+    char name[SYI_MODEL_NAME_MAX], scratch[SYI_MODEL_NAME_MAX];
+    const char *prefix = s->arch->prefix;
+    bool whole = prefix == NULL;
+    for (int64_t i = 0; i < ck->n && !whole; i++) whole = syi_starts(ck->entry[i].name, prefix);
+    for (int64_t i = 0; i < ck->n; i++) {
+        const sy_arch_tensor *row = syi_name_row(s->arch, ck->entry[i].name, scratch);
+        if (row == NULL && !whole && snprintf(name, sizeof name, "%s%s", prefix, ck->entry[i].name) < (int)sizeof name) {
+            row = syi_name_row(s->arch, name, scratch);
+            if (row != NULL) SYI_TRY(syi_checkpoint_rename(ck, i, name));
+        }
+        sy_entry *e = &ck->entry[i];
+        if (row == NULL || !(row->flags & SY_TENSOR_TRANSPOSED) || e->rank != 2) continue;
+        const int64_t in = e->dim[0];
+        e->dim[0] = e->dim[1];
+        e->dim[1] = in;
+        e->transposed = true;
+    }
+    return SY_OK;
+}
+
 static sy_status open_folder(syi_source *s, bool need_arch)
 {
     sy_context *ctx = s->ctx;
@@ -101,7 +126,8 @@ static sy_status open_folder(syi_source *s, bool need_arch)
     SYI_TRY(read_optional(ctx, s->path, "generation_config.json", &s->generation));
     SYI_TRY(read_optional(ctx, s->path, "tokenizer_config.json", &s->tokenizer_config));
     SYI_TRY(read_template(s));
-    return sy_checkpoint_open(ctx, s->path, &s->tensors);
+    SYI_TRY(sy_checkpoint_open(ctx, s->path, &s->tensors));
+    return s->arch != NULL ? adopt_tensors(s) : SY_OK;
 }
 
 /* -- a GGUF file ---------------------------------------------------------------------- */
@@ -135,6 +161,7 @@ static sy_status rename_tensors(syi_source *s, sy_checkpoint *ck, const void *co
             return syi_fail(s->ctx, SY_E_UNSUPPORTED, "%s: tensor %s is not part of the %s architecture as known here", s->path, e.name,
                             s->arch->name);
         SYI_TRY(heads_of(s, row, config, &e, &e.permute_heads));
+        if (row->flags & SY_TENSOR_FROM_ONE) e.shift = -1;
         e.name = name;
         SYI_TRY(syi_checkpoint_add(ck, &e));
     }

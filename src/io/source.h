@@ -14,6 +14,8 @@ enum { SYI_MODEL_NAME_MAX = 256 };
 /* Hugging Face's name of a tensor of GGUF, and its row; NULL: none of that
  * architecture's. */
 const sy_arch_tensor *syi_name_from_gguf(const sy_arch *arch, const char *gguf, char out[SYI_MODEL_NAME_MAX]);
+/* The row of a tensor of Hugging Face; NULL: none. out: scratch. */
+const sy_arch_tensor *syi_name_row(const sy_arch *arch, const char *hf, char out[SYI_MODEL_NAME_MAX]);
 /* GGUF's name of a tensor of Hugging Face. */
 const sy_arch_tensor *syi_name_to_gguf(const sy_arch *arch, const char *hf, char out[SYI_MODEL_NAME_MAX]);
 /* The architecture of a config.json; SY_E_UNSUPPORTED lists the known ones. */

@@ -133,6 +133,32 @@ static sy_status put_tensor(job *j, sy_writer *w, const sy_entry *e)
     return tensor_done(j, rows * cols * size);
 }
 
+/* Matrices that folders keep the other way round: whole, since rows here are columns there. */
+static sy_status put_transposed(job *j, sy_writer *w, const sy_entry *e)
+{
+    const int64_t rows = e->dim[0], cols = e->dim[1], n = rows * cols;
+    const sy_dtype to = folder_dtype(j, e);
+    const int64_t size = sy_dtype_block_bytes(to);
+    if (n == 0) return tensor_done(j, 0);
+    SYI_TRY(need_buffer(j, n * (8 + size)));
+    float *f = j->buffer, *turned = f + n;
+    SYI_TRY(rows_f32(j, e, 0, rows, f));
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < cols; c++) turned[c * rows + r] = f[r * cols + c];
+    const sy_entry made = {.name = e->name, .dtype = SY_F32, .rank = 2, .dim = {cols, rows}, .data = turned, .bytes = n * 4, .file = e->file};
+    SYI_TRY(sy_entry_read(j->ctx, &made, to, 0, cols, turned + n));
+    SYI_TRY(sy_writer_put(w, e->name, 0, cols, turned + n));
+    return tensor_done(j, n * size);
+}
+
+/* As the row that it belongs to says. */
+static bool is_turned(const job *j, const sy_entry *e)
+{
+    char scratch[SYI_MODEL_NAME_MAX];
+    const sy_arch_tensor *row = e->rank == 2 ? syi_name_row(j->s->arch, e->name, scratch) : NULL;
+    return row != NULL && (row->flags & SY_TENSOR_TRANSPOSED);
+}
+
 static sy_status write_weights(job *j, const char *dir)
 {
     sy_context *ctx = j->ctx;
@@ -147,12 +173,15 @@ static sy_status write_weights(job *j, const char *dir)
     if (status != SY_OK) return status;
     for (int64_t i = 0; i < all; i++) {
         const sy_entry *e = i < n ? sy_checkpoint_at(ck, i) : &j->how->extra[i - n];
-        SYI_TRY_TO(fail, status, sy_writer_declare(w, e->name, folder_dtype(j, e), e->rank, e->dim));
+        int64_t dim[SY_MAX_RANK];
+        memcpy(dim, e->dim, sizeof dim);
+        if (is_turned(j, e)) dim[0] = e->dim[1], dim[1] = e->dim[0];
+        SYI_TRY_TO(fail, status, sy_writer_declare(w, e->name, folder_dtype(j, e), e->rank, dim));
     }
     SYI_TRY_TO(fail, status, sy_writer_begin(w));
     for (int64_t i = 0; i < all; i++) {
         const sy_entry *e = i < n ? sy_checkpoint_at(ck, i) : &j->how->extra[i - n];
-        SYI_TRY_TO(fail, status, put_tensor(j, w, e));
+        SYI_TRY_TO(fail, status, is_turned(j, e) ? put_transposed(j, w, e) : put_tensor(j, w, e));
         if (i < n) syi_mapped_forget(e->data, e->bytes); /* memory does not grow with the model */
     }
     return sy_writer_end(w);
@@ -294,6 +323,7 @@ typedef struct {
     sy_dtype dtype;
     syi_gguf_reason why;
     int64_t heads;        /* > 0: rows go out permuted                               */
+    float shift;          /* added to every number                                   */
     bool raw;             /* bytes as they are                                       */
 } item;
 
@@ -314,7 +344,8 @@ static sy_status plan_tensor(job *j, const void *config, const sy_entry *e, item
     if (out->heads > 0 && (e->rank < 1 || e->dim[0] % (2 * out->heads) != 0))
         return syi_fail(ctx, SY_E_INPUT, "%s: tensor %s: %lld rows are not %lld heads of an even size", j->s->path, e->name,
                         (long long)(e->rank > 0 ? e->dim[0] : 0), (long long)out->heads);
-    out->raw = j->how->rows == NULL && out->dtype == e->dtype && (int64_t)e->permute_heads == out->heads;
+    out->shift = row->flags & SY_TENSOR_FROM_ONE ? 1 : 0;
+    out->raw = j->how->rows == NULL && out->dtype == e->dtype && !e->transposed && out->shift + e->shift == 0 && (int64_t)e->permute_heads == out->heads;
     if (!out->raw && !syi_can_write(out->dtype))
         return syi_fail(ctx, SY_E_UNSUPPORTED, "tensor %s: %s is read but not written; ask for another type (--dtype f16, q8_0, q4_k ...)", e->name,
                         sy_dtype_name(out->dtype));
@@ -358,6 +389,7 @@ static sy_status put_item(job *j, syi_gguf_writer *w, const item *it)
         const int64_t n = syi_min(step, rows - row);
         float *f = j->buffer, *out = f;
         SYI_TRY(rows_f32(j, e, row, n, f));
+        for (int64_t i = 0; it->shift != 0 && i < n * cols; i++) f[i] += it->shift;
         if (it->heads > 0) {
             out = f + n * cols;
             for (int64_t r = 0; r < n; r += unit) permute_head(f + r * cols, out + r * cols, unit, cols);

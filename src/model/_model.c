@@ -54,7 +54,7 @@ static sy_status converted(sy_model *m, const sy_entry *e, sy_dtype to, sy_tenso
 
 static bool usable_as_is(const sy_entry *e, sy_dtype want)
 {
-    return e->dtype == want && e->permute_heads == 0 && (uintptr_t)e->data % (size_t)sy_dtype_block_bytes(want) == 0;
+    return e->dtype == want && e->permute_heads == 0 && !e->transposed && e->shift == 0 && (uintptr_t)e->data % (size_t)sy_dtype_block_bytes(want) == 0;
 }
 
 /* Kernels [out, in, height, width] are matrices [out, in*height*width] to products. */
@@ -303,16 +303,21 @@ static void find_biases(sy_model *m)
     }
 }
 
+/* Is `name` this row's, of some block? */
+static bool fits(const sy_arch_tensor *r, const char *name)
+{
+    const char *d = strstr(r->name, "%d");
+    if (!d) return strcmp(r->name, name) == 0;
+    if (strncmp(r->name, name, (size_t)(d - r->name)) != 0) return false;
+    const char *p = name + (d - r->name);
+    size_t digits = strspn(p, "0123456789");
+    return digits && strcmp(p + digits, d + 2) == 0;
+}
+
 static bool expected(const sy_model *m, const char *name)
 {
-    for (const sy_arch_tensor *r = m->rows; r->name; r++) {
-        if (strcmp(r->name, name) == 0) return true;
-        const char *d = strstr(r->name, "%d");
-        if (!d || strncmp(r->name, name, (size_t)(d - r->name)) != 0) continue;
-        const char *p = name + (d - r->name);
-        size_t digits = strspn(p, "0123456789");
-        if (digits && strcmp(p + digits, d + 2) == 0) return true;
-    }
+    for (const sy_arch_tensor *r = m->rows; r->name; r++)
+        if (fits(r, name)) return true;
     return false;
 }
 
@@ -322,7 +327,7 @@ static bool harmless(const char *name) { return syi_ends(name, "rotary_emb.inv_f
 static bool is_counter(const sy_model *m, const char *name)
 {
     for (const sy_arch_tensor *r = m->rows; r->name; r++)
-        if ((r->flags & SY_TENSOR_COUNTER) && strcmp(r->name, name) == 0) return true;
+        if ((r->flags & SY_TENSOR_COUNTER) && fits(r, name)) return true;
     return false;
 }
 
@@ -448,8 +453,7 @@ void syi_model_free(sy_model *m)
         if (m->sites[i].weight && m->sites[i].weight->type && m->sites[i].weight->type->release) m->sites[i].weight->type->release(m->ctx, m->sites[i].weight);
     for (int64_t i = 0; i < m->n_owned; i++) syi_pages_free(m->ctx, m->owned[i]);
     syi_free(m->ctx, m->owned);
-    syi_free(m->ctx, m->rope_cos.data);
-    syi_free(m->ctx, m->rope_sin.data);
+    syi_model_positions_free(m);
     syi_source_close(m->source);
     syi_map_free(m->names);
     syi_arena_free(m->arena);

@@ -55,74 +55,71 @@ static sy_param *norm_of(sy_graph *g, sy_model *m, const char *fmt, int block)
     return p;
 }
 
-sy_node *syi_model_norm(sy_graph *g, sy_model *m, const char *fmt, int block, sy_node *x, double eps)
+sy_node *syi_model_norm_rms(sy_graph *g, sy_model *m, const char *fmt, int block, sy_node *x, double eps, int64_t heads, double plus)
 {
     sy_param *p = norm_of(g, m, fmt, block);
-    return p ? syi_op_rmsnorm(g, x, sy_leaf(g, p), eps) : NULL;
+    return p ? syi_op_rmsnorm_heads(g, x, sy_leaf(g, p), eps, heads, plus) : NULL;
 }
 
-sy_node *syi_model_norm_heads(sy_graph *g, sy_model *m, const char *fmt, int block, sy_node *x, double eps, int64_t heads)
+sy_node *syi_model_norm_layer(sy_graph *g, sy_model *m, const char *module, int block, sy_node *x, double eps)
 {
-    sy_param *p = norm_of(g, m, fmt, block);
-    return p ? syi_op_rmsnorm_heads(g, x, sy_leaf(g, p), eps, heads) : NULL;
+    char name[256];
+    snprintf(name, sizeof name, "%s.weight", module);
+    sy_param *w = norm_of(g, m, name, block);
+    snprintf(name, sizeof name, "%s.bias", module);
+    sy_param *b = w ? norm_of(g, m, name, block) : NULL;
+    return b ? syi_op_layernorm(g, x, sy_leaf(g, w), sy_leaf(g, b), eps) : NULL;
 }
 
-/* Inverse frequencies as Hugging Face computes them: in f32, so that positions in the
- * thousands turn by the same angles there and here. */
-static void inverse_frequencies(const syi_decoder_config *c, float *inv)
+static void free_rope(sy_model *m, syi_rope_table *t)
 {
-    int64_t half = c->head_dim / 2;
-    bool llama3 = strcmp(c->rope_type, "llama3") == 0, linear = strcmp(c->rope_type, "linear") == 0;
-    for (int64_t i = 0; i < half; i++) {
-        float f = 1.0f / (float)pow((double)(float)c->rope_theta, (double)((float)(2 * i) / (float)c->head_dim));
-        if (linear) f = f / (float)c->rope_factor;
-        if (llama3) { /* Llama 3.1: long wavelengths are slowed down by `factor`, smoothly in between */
-            double original = (double)c->rope_original_context, wavelength = 2 * 3.14159265358979323846 / f;
-            double low = original / c->rope_low_freq, high = original / c->rope_high_freq;
-            if (wavelength > low) f = (float)(f / c->rope_factor);
-            else if (wavelength >= high) {
-                double smooth = (original / wavelength - c->rope_low_freq) / (c->rope_high_freq - c->rope_low_freq);
-                f = (float)((1 - smooth) * f / c->rope_factor + smooth * f);
+    syi_free(m->ctx, t->cos.data);
+    syi_free(m->ctx, t->sin.data);
+    *t = (syi_rope_table){0};
+}
+
+void syi_model_positions_free(sy_model *m)
+{
+    for (int i = 0; i < SYI_ROPES; i++) free_rope(m, &m->rope[i]);
+}
+
+/* One table of cosines and sines for positions 0..n-1. */
+static sy_status fill_rope(sy_model *m, syi_rope_table *table, const float *inverse, float factor, int64_t half, int64_t n)
+{
+    const bool f64 = m->dtype == SY_F64;
+    sy_tensor t = {.dtype = f64 ? SY_F64 : SY_F32, .rank = 2, .dim = {n, half}};
+    void *cos_t = syi_alloc(m->ctx, (size_t)sy_tensor_bytes(&t)), *sin_t = syi_alloc(m->ctx, (size_t)sy_tensor_bytes(&t));
+    free_rope(m, table);
+    table->cos = table->sin = t;
+    table->cos.data = cos_t;
+    table->sin.data = sin_t;
+    if (!cos_t || !sin_t) return SY_E_MEMORY;
+#pragma omp parallel for num_threads(syi_omp(m->ctx)) schedule(static)
+    for (int64_t p = 0; p < n; p++)
+        for (int64_t i = 0; i < half; i++) {
+            float angle = (float)p * inverse[i];
+            if (f64) {
+                ((double *)cos_t)[p * half + i] = cos(angle) * (double)factor;
+                ((double *)sin_t)[p * half + i] = sin(angle) * (double)factor;
+            } else {
+                ((float *)cos_t)[p * half + i] = (float)cos(angle) * factor;
+                ((float *)sin_t)[p * half + i] = (float)sin(angle) * factor;
             }
         }
-        inv[i] = f;
-    }
+    return SY_OK;
 }
 
 sy_status syi_model_positions(sy_model *m, int64_t n)
 {
+    m->positions_used = n;
     if (m->arch->build != syi_decoder_build) return SY_OK; /* no rotary positions */
     const syi_decoder_config *c = m->config;
-    if (m->rope_cos.data && m->rope_cos.dim[0] >= n) return SY_OK;
     int64_t half = c->head_dim / 2;
-    bool f64 = m->dtype == SY_F64;
-    sy_tensor t = {.dtype = f64 ? SY_F64 : SY_F32, .rank = 2, .dim = {n, half}};
-    float *inv = syi_alloc(m->ctx, (size_t)half * sizeof *inv);
-    void *cos_t = syi_alloc(m->ctx, (size_t)sy_tensor_bytes(&t)), *sin_t = syi_alloc(m->ctx, (size_t)sy_tensor_bytes(&t));
-    if (!inv || !cos_t || !sin_t) {
-        syi_free(m->ctx, inv);
-        syi_free(m->ctx, cos_t);
-        syi_free(m->ctx, sin_t);
-        return SY_E_MEMORY;
-    }
-    inverse_frequencies(c, inv);
-#pragma omp parallel for num_threads(syi_omp(m->ctx)) schedule(static)
-    for (int64_t p = 0; p < n; p++)
-        for (int64_t i = 0; i < half; i++) {
-            float angle = (float)p * inv[i];
-            if (f64) {
-                ((double *)cos_t)[p * half + i] = cos(angle);
-                ((double *)sin_t)[p * half + i] = sin(angle);
-            } else {
-                ((float *)cos_t)[p * half + i] = (float)cos(angle);
-                ((float *)sin_t)[p * half + i] = (float)sin(angle);
-            }
-        }
-    syi_free(m->ctx, inv);
-    syi_free(m->ctx, m->rope_cos.data);
-    syi_free(m->ctx, m->rope_sin.data);
-    m->rope_cos = m->rope_sin = t;
-    m->rope_cos.data = cos_t;
-    m->rope_sin.data = sin_t;
-    return SY_OK;
+    float *inverse = syi_alloc(m->ctx, (size_t)half * sizeof *inverse), factor;
+    sy_status s = inverse ? SY_OK : SY_E_MEMORY;
+    for (int i = 0; i < SYI_ROPES && s == SY_OK; i++)
+        if (!(m->rope[i].cos.data && m->rope[i].cos.dim[0] >= n) && syi_decoder_rope(c, i, inverse, &factor))
+            s = fill_rope(m, &m->rope[i], inverse, factor, half, n);
+    syi_free(m->ctx, inverse);
+    return s;
 }

@@ -110,7 +110,8 @@ sy_status syi_arch_perms(sy_context *ctx, const sy_arch *arch, const void *confi
         syi_perm one = {.axis = p->axis, .role = r->role};
         SYI_TRY(units_of(&t, p->group, &one.units));
         SYI_TRY(number(&t, p->block, &one.block));
-        if (p->first && !p->parent) SYI_TRY(number(&t, p->first, &one.first));
+        if (p->first) SYI_TRY(number(&t, p->first, &one.first));
+        if (r->flags & SY_TENSOR_TRANSPOSED) one.axis = 1 - one.axis; /* as the file has it */
         const bool blocks = strstr(p->tensor, "%d") != NULL;
         for (int b = 0; b < (blocks ? layers : 1); b++) {
             one.group = named(&t, arena, p->group, b);

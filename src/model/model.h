@@ -9,8 +9,12 @@
 
 #include "base/base.h"
 #include "io/io.h"
+#include "model/decoder.h"
 #include "steelyard/method.h"
 #include "tensor/kernels.h"
+
+/* [positions, head_dim/2] */
+typedef struct { sy_tensor cos, sin; } syi_rope_table;
 
 struct sy_model {
     sy_context *ctx;
@@ -28,7 +32,8 @@ struct sy_model {
     int64_t n_scalars;          /* of the base model                                    */
     int64_t bytes;              /* held or mapped for weights                           */
     const sy_weight *head, *embedding; /* equal when tied                                */
-    sy_tensor rope_cos, rope_sin; /* [positions, head_dim/2]: syi_model_positions          */
+    syi_rope_table rope[SYI_ROPES]; /* syi_model_positions                                */
+    int64_t positions_used;     /* ... as it was last asked: of the text that is computed   */
     sy_site **by_role;          /* [blocks][SY_ROLE_COUNT]                                */
     int blocks;
     syi_map *names;             /* param and site names -> index                          */
@@ -41,6 +46,7 @@ sy_status syi_model_load(sy_context *ctx, const char *path, const syi_model_opti
 void syi_model_free(sy_model *m);
 /* Rotary tables for positions 0..n-1 (grows; the step must not be running). */
 sy_status syi_model_positions(sy_model *m, int64_t n);
+void syi_model_positions_free(sy_model *m);
 /* The site of that role in a block (-1: outside the blocks), or NULL. */
 sy_site *syi_model_role(const sy_model *m, int block, sy_role role);
 /* Memory of the model: fresh zeroed pages, freed with it. NULL data when plan_only. */
@@ -66,9 +72,9 @@ bool syi_arch_field(const sy_arch *arch, const void *config, const char *field, 
 /* "heads*head_dim,hidden" -> dims. */
 sy_status syi_arch_shape(sy_context *ctx, const sy_arch *arch, const void *config, const char *shape, int *rank, int64_t *dim);
 /* _topology.c: a permutation symmetry, resolved for one config. Unit i of `group` is
- * indices first + i*block ... of `axis` of `tensor`. A group with a parent has a
- * permutation of its own for each unit of the parent; there `first` counts from the
- * beginning of that unit, and the units repeat until the parent's unit is filled. */
+ * indices first + i*block ... of `axis` of `tensor` (as the file has it). A group with a
+ * parent has a permutation of its own inside of each unit of the parent (`first` is then
+ * where the parent's units begin), whose units repeat until the parent's unit is filled. */
 typedef struct {
     const char *group;      /* "RES", "FF_3" (block 3), "layer2.0"                          */
     const char *parent;     /* "KV_3", or NULL                                             */
@@ -85,8 +91,10 @@ sy_status syi_arch_rows(sy_context *ctx, const sy_arch *arch, const void *config
 /* Does the row exist under this config (its `when`)? */
 bool syi_arch_row_active(const sy_arch *arch, const void *config, const sy_arch_tensor *row);
 /* For builders: nodes of norms and embeddings. */
-sy_node *syi_model_norm(sy_graph *g, sy_model *m, const char *fmt, int block, sy_node *x, double eps);
-sy_node *syi_model_norm_heads(sy_graph *g, sy_model *m, const char *fmt, int block, sy_node *x, double eps, int64_t heads);
+/* RMS norm by a weight (its name with "%d" for the block), over each of `heads` parts of a row;
+ * the weight counts as plus + what is stored. Layer norm by a module's weight and bias. */
+sy_node *syi_model_norm_rms(sy_graph *g, sy_model *m, const char *fmt, int block, sy_node *x, double eps, int64_t heads, double plus);
+sy_node *syi_model_norm_layer(sy_graph *g, sy_model *m, const char *module, int block, sy_node *x, double eps);
 
 /* -- images, networks without blocks (_network.c) ---------------------------------------- */
 /* An integer array of config.json, each number (or the word `word`, which counts as 0) from 1 to

@@ -28,18 +28,27 @@ static sy_node *chunk_loss(sy_graph *g, const void *self, sy_node *const *in, in
 {
     (void)n;
     const head_chunk *c = self;
-    sy_node *logits = sy_site_apply(g, c->site, syi_op_rows(g, in[0], c->row, c->n));
+    sy_node *logits = syi_run_logits_node(syi_graph_user(g), g, syi_op_rows(g, in[0], c->row, c->n));
     return syi_op_cross_entropy(g, logits, c->target, c->weight, c->scale, c->nll);
 }
 
-enum { HEAD_ROWS = 256 };
+/* The head and what comes after it on rows of hidden states. */
+sy_node *syi_run_logits_node(sy_run *run, sy_graph *g, sy_node *h)
+{
+    const sy_model *m = run->model;
+    sy_node *y = sy_site_apply(g, syi_model_role(m, -1, SY_ROLE_HEAD), h);
+    return m->arch->logits ? m->arch->logits(g, run->model, y) : y;
+}
+
+/* Rows of logits that are there at once: 256, or fewer of a large vocabulary. */
+static int64_t head_rows(const sy_run *run) { return syi_max(16, syi_min(256, (48 << 20) / (run->model->outputs * 4))); }
 
 static sy_node *wrapped_head(sy_graph *g, sy_site *site, sy_node *h, const sy_batch *b, double scale, float *nll)
 {
     sy_node *total = NULL;
-    const int64_t rows = syi_run_targets(syi_graph_user(g), b);
-    for (int64_t row = 0; row < rows; row += HEAD_ROWS) {
-        head_chunk c = {site, row, syi_min(HEAD_ROWS, rows - row), b->target ? b->target + row : NULL, b->weight ? b->weight + row : NULL, scale, nll ? nll + row : NULL};
+    const int64_t rows = syi_run_targets(syi_graph_user(g), b), at_once = head_rows(syi_graph_user(g));
+    for (int64_t row = 0; row < rows; row += at_once) {
+        head_chunk c = {site, row, syi_min(at_once, rows - row), b->target ? b->target + row : NULL, b->weight ? b->weight + row : NULL, scale, nll ? nll + row : NULL};
         sy_node *part = sy_block(g, chunk_loss, &c, sizeof c, &h, 1, SY_BLOCK_RECOMPUTE);
         total = total ? syi_op_add(g, part, total) : part;
     }
@@ -67,7 +76,7 @@ sy_node *syi_run_build_loss(sy_run *run, sy_graph *g, const sy_batch *batch, dou
     if (!total) {
         sy_site *site = syi_model_role(m, -1, SY_ROLE_HEAD);
         sy_node *h = m->arch->build(g, m, batch);
-        if (site && (site->n_wraps || site->bias)) {
+        if (site && (site->n_wraps || site->bias || m->arch->logits)) {
             total = wrapped_head(g, site, h, batch, scale, nll);
         } else {
             const int64_t rows = syi_run_targets(run, batch);
@@ -314,11 +323,11 @@ sy_status syi_run_head(sy_run *run, sy_node *h, int64_t row, int64_t n, float *l
     const sy_tensor *x = sy_value(h), *w = &m->head->slot[0];
     if (!x) return sy_graph_status(run->graph);
     int64_t count = n * m->outputs;
-    if (!site->n_wraps && !site->bias && x->dtype != SY_F64) {
+    if (!site->n_wraps && !site->bias && !m->arch->logits && x->dtype != SY_F64) {
         const char *rows = (const char *)x->data + row * m->hidden * sy_dtype_block_bytes(x->dtype);
         return syi_gemm(run->engine, n, m->outputs, m->hidden, 1, (syi_mat){x->dtype, rows, m->hidden, false}, (syi_mat){w->dtype, w->data, m->hidden, true}, 0, SY_F32, logits, m->outputs);
     }
-    sy_node *y = sy_site_apply(run->graph, site, syi_op_rows(run->graph, h, row, n));
+    sy_node *y = syi_run_logits_node(run, run->graph, syi_op_rows(run->graph, h, row, n));
     SYI_TRY(sy_graph_status(run->graph));
     const sy_tensor *v = sy_value(y);
     SYI_TRY(syi_cast(run->engine, v->dtype, v->data, SY_F32, logits, count));

@@ -62,6 +62,7 @@ sy_status syi_run_graph_options(const sy_run *run, bool training, bool planning,
 sy_node *syi_run_build_loss(sy_run *run, sy_graph *g, const sy_batch *batch, double scale, float *nll);
 /* Rows that the head reads: the batch's tokens, or the rows that are classified. */
 int64_t syi_run_targets(const sy_run *run, const sy_batch *batch);
+sy_node *syi_run_logits_node(sy_run *run, sy_graph *g, sy_node *h);
 /* f32 logits of rows of the hidden states, through the head and whatever is around it. */
 sy_status syi_run_head(sy_run *run, sy_node *h, int64_t row, int64_t n, float *logits);
 /* Compute copies of parameters whose master has changed. */

@@ -93,7 +93,7 @@ static void refused(void **state)
         {"\"head_dim\": 15", SY_E_INPUT, "odd"},
         {"\"rms_norm_eps\": -1", SY_E_INPUT, "rms_norm_eps"},
         {"\"rope_theta\": 0", SY_E_INPUT, "rope_theta"},
-        {"\"hidden_act\": \"gelu\"", SY_E_UNSUPPORTED, "\"gelu\""},
+        {"\"hidden_act\": \"mish\"", SY_E_UNSUPPORTED, "\"mish\""},
         {"\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4}", SY_E_UNSUPPORTED, "\"yarn\""},
         {"\"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": 0.5}", SY_E_INPUT, "factor"},
         {"\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8}", SY_E_INPUT, "original_max_position_embeddings"},

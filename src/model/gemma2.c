@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Gemma 2: norms stored as their distance from 1, before and behind each layer, an
+ * embedding times sqrt(hidden), soft caps on scores and logits, a window in every other
+ * layer. */
+#include "model/decoder_rows.h"
+
+static const syi_decoder_layout layout = {
+    .attention_norm = "model.layers.%d.input_layernorm", .attention_post_norm = "model.layers.%d.post_attention_layernorm",
+    .ffn_norm = "model.layers.%d.pre_feedforward_layernorm", .ffn_post_norm = "model.layers.%d.post_feedforward_layernorm", .last_norm = "model.norm",
+    .norm_from_one = true, .scaled_embedding = true,
+};
+
+static const sy_arch_config config[] = {
+    SYI_DECODER_SIZES,
+    SYI_CONFIG_ROPE,
+    SYI_CONFIG_TIED("true"),
+    SYI_CONFIG_ACT("hidden_activation hidden_act", "gelu_pytorch_tanh"),
+    SYI_CONFIG_HEAD_DIM("256"),
+    SYI_CONFIG_CONTEXT("8192"),
+    {"window", "sliding_window", "%s.attention.sliding_window", SY_OPT_INT, SYI_FIELD(sliding_window), "4096"},
+    SYI_CONFIG_FLAG(use_sliding_window, "", "true"),
+    {"sliding_every", "", NULL, SY_OPT_INT, SYI_FIELD(sliding_every), "2"},
+    {"query_scale", "query_pre_attn_scalar", NULL, SY_OPT_FLOAT, SYI_FIELD(query_scale), "256.0"},
+    {"attention_cap", "attn_logit_softcapping", "%s.attn_logit_softcapping", SY_OPT_FLOAT, SYI_FIELD(attention_cap), "0.0"},
+    {"logit_cap", "final_logit_softcapping", "%s.final_logit_softcapping", SY_OPT_FLOAT, SYI_FIELD(logit_cap), "0.0"},
+    SYI_CONFIG_DERIVED,
+    {NULL, NULL, NULL, SY_OPT_INT, 0, NULL},
+};
+
+static const sy_arch_tensor tensors[] = {
+    {"model.embed_tokens.weight", "token_embd.weight", "vocab,hidden", SY_ROLE_EMBED, SY_TENSOR_EMBED, NULL},
+    {"model.norm.weight", "output_norm.weight", "hidden", SY_ROLE_NORM, SY_TENSOR_FROM_ONE, NULL},
+    {"lm_head.weight", "output.weight", "vocab,hidden", SY_ROLE_HEAD, SY_TENSOR_LINEAR | SY_TENSOR_OPTIONAL | SY_TENSOR_TIED, NULL},
+    SYI_DECODER_POST_NORM("input_layernorm", "attn_norm", SY_TENSOR_FROM_ONE),
+    SYI_DECODER_PROJECTIONS(0, 0),
+    SYI_DECODER_POST_NORM("post_attention_layernorm", "post_attention_norm", SY_TENSOR_FROM_ONE),
+    SYI_DECODER_POST_NORM("pre_feedforward_layernorm", "ffn_norm", SY_TENSOR_FROM_ONE),
+    SYI_DECODER_GATED,
+    SYI_DECODER_POST_NORM("post_feedforward_layernorm", "post_ffw_norm", SY_TENSOR_FROM_ONE),
+    {NULL, NULL, NULL, SY_ROLE_NONE, 0, NULL},
+};
+
+
+/* A norm behind a layer stands between it and the stream, so scales pass into the norm's
+ * readers only. */
+static const sy_arch_edge edges[] = {
+    {SY_ROLE_NORM, SY_ROLE_Q, 0, true},  {SY_ROLE_NORM, SY_ROLE_K, 0, true},   {SY_ROLE_NORM, SY_ROLE_V, 0, true},  {SY_ROLE_NORM, SY_ROLE_GATE, 0, true},
+    {SY_ROLE_NORM, SY_ROLE_UP, 0, true}, {SY_ROLE_UP, SY_ROLE_DOWN, 0, true}, {SY_ROLE_V, SY_ROLE_O, 1, true},   {SY_ROLE_NONE, SY_ROLE_NONE, 0, false},
+};
+
+static sy_status check(sy_context *ctx, void *values, const void *config_json)
+{
+    ((syi_decoder_config *)values)->layout = &layout;
+    return syi_decoder_check(ctx, values, config_json);
+}
+
+static const char *const model_types[] = {"gemma2", NULL};
+static const char *const architectures[] = {"Gemma2ForCausalLM", NULL};
+static const char *const gguf_archs[] = {"gemma2", NULL};
+
+const sy_arch sy_arch_gemma2 = {
+    .name = "gemma2",
+    .model_types = model_types,
+    .architectures = architectures,
+    .gguf_arch = "gemma2",
+    .gguf_archs = gguf_archs,
+    .config = config,
+    .config_size = sizeof(syi_decoder_config),
+    .tensors = tensors,
+    .edges = edges,
+    .perms = syi_decoder_perms,
+    .check = check,
+    .build = syi_decoder_build,
+    .piece = syi_decoder_piece,
+    .parts = SYI_DECODER_PARTS,
+    .logits = syi_decoder_logits,
+};
