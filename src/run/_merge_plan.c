@@ -388,7 +388,12 @@ static sy_status global_options(sy_merging *g)
         sy_status st = syi_option_from_json(g->ctx, r, g->use.self, real ? real : v, where, g->arena);
         json_decref(real);
         if (st != SY_OK && json_is_string(v) && r->type == SY_OPT_FLOAT) st = syi_option_set(g->ctx, r, g->use.self, json_string_value(v), where, g->arena);
-        if (st != SY_OK) return syi_fail_at(g->ctx, SY_E_USAGE, "merge_method %s", g->use.method->name);
+        if (st == SY_E_INPUT) {
+            char text[400];
+            snprintf(text, sizeof text, "%s", sy_error_message(g->ctx));
+            return syi_fail(g->ctx, SY_E_USAGE, "merge_method %s: %s", g->use.method->name, text);
+        }
+        SYI_TRY(st);
     }
     return SY_OK;
 }

@@ -34,7 +34,12 @@ static sy_status scalar(sy_merging *g, const sy_option *row, const json_t *v, co
     }
     sy_status st = syi_option_from_json(g->ctx, &at_zero, &box, number ? number : v, where, g->arena);
     json_decref(number);
-    if (st != SY_OK) return syi_fail_at(g->ctx, SY_E_USAGE, "%s", g->recipe.path);
+    if (st == SY_E_INPUT) { /* a recipe is configuration */
+        char text[400];
+        snprintf(text, sizeof text, "%s", sy_error_message(g->ctx));
+        return syi_fail(g->ctx, SY_E_USAGE, "%s: %s", g->recipe.path, text);
+    }
+    SYI_TRY(st);
     *out = row->type == SY_OPT_FLOAT ? box.at.f : row->type == SY_OPT_BOOL ? box.at.b : row->type == SY_OPT_ENUM ? box.at.e : (double)box.at.i;
     return SY_OK;
 }
