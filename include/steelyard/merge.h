@@ -69,7 +69,7 @@ typedef struct sy_tile {
     float *out;                  /* [n], to be filled by make                              */
     double *sum;                 /* [m->sums], zeroed                                      */
     uint32_t *counts;            /* [m->counts], shared by the tiles of a thread           */
-    double *wide[2];             /* scratch, [n] each                                      */
+    double *wide[3];             /* scratch, [n] each, one behind the other                */
     float *spare[SY_MERGE_INPUTS];/* scratch, m->n of [n] each                             */
 } sy_tile;
 

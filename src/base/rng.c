@@ -68,11 +68,19 @@ static void fill(uint64_t key, int64_t first, int64_t n, float *out, lanes_fn *l
     }
 }
 
+#if defined(__x86_64__)
+static bool wide(void)
+{
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+#endif
+
 void syi_uniform(uint64_t key, int64_t first, int64_t n, float *out)
 {
     lanes_fn *lanes = syi_rng_uniform_plain;
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx2")) lanes = syi_rng_uniform_avx2;
+    if (wide()) lanes = syi_rng_uniform_avx512;
 #endif
     fill(key, first, n, out, lanes);
 }
@@ -82,6 +90,7 @@ void syi_normal(uint64_t key, int64_t first, int64_t n, float *out)
     lanes_fn *lanes = syi_rng_normal_plain;
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx2")) lanes = syi_rng_normal_avx2;
+    if (wide()) lanes = syi_rng_normal_avx512;
 #endif
     fill(key, first, n, out, lanes);
 }

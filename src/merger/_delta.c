@@ -89,27 +89,47 @@ static uint8_t *bits(const sy_merge *m, const sy_tile *t, int i)
     return m->keep + (i * m->tiles + t->index) * ((m->per_tile + 7) / 8);
 }
 
-/* Ranks of one row's magnitudes by counting digits, as probabilities of being kept. */
-static void ranked_row(const uint32_t *key, int64_t n, double p0, double step, float *p, uint32_t *spare)
+/* One stable pass of sorting by `bits` bits of the upper half from `shift` on. */
+static void digit_pass(const uint64_t *from, uint64_t *to, int64_t n, int shift, int width)
 {
-    enum { DIGITS = 256 };
-    uint32_t *from = spare, *to = spare + n;
-    for (int64_t i = 0; i < n; i++) from[i] = (uint32_t)i;
-    for (int shift = 0; shift < 32; shift += 8) {
-        uint32_t at[DIGITS] = { 0 }, sum = 0;
-        for (int64_t i = 0; i < n; i++) at[key[i] >> shift & 255]++;
-        if (at[key[0] >> shift & 255] == (uint32_t)n) continue; /* all have the same digit */
-        for (int d = 0; d < DIGITS; d++) {
-            const uint32_t c = at[d];
-            at[d] = sum;
-            sum += c;
-        }
-        for (int64_t i = 0; i < n; i++) to[at[key[from[i]] >> shift & 255]++] = from[i];
-        uint32_t *swap = from;
-        from = to;
-        to = swap;
+    uint32_t at[512] = { 0 }, sum = 0;
+    const uint64_t mask = (1u << width) - 1;
+    for (int64_t i = 0; i < n; i++) at[from[i] >> shift & mask]++;
+    for (uint32_t d = 0; d <= mask; d++) {
+        const uint32_t c = at[d];
+        at[d] = sum;
+        sum += c;
     }
-    for (int64_t r = 0; r < n; r++) p[from[r]] = (float)(p0 + step * (double)r);
+    for (int64_t i = 0; i < n; i++) to[at[from[i] >> shift & mask]++] = from[i];
+}
+
+/* Ranks of one row's magnitudes, as probabilities of being kept. Sorted by the upper 18 bits
+ * first; few different numbers share those, so putting neighbours right finishes it, unless
+ * many do.
+ * Equal magnitudes rank in their order. pairs[2n]: magnitude above place. */
+static void ranked_row(const uint32_t *key, int64_t n, double p0, double step, float *p, uint64_t *pairs)
+{
+    uint64_t *a = pairs, *b = pairs + n;
+    int64_t wrong = 0;
+    for (int64_t i = 0; i < n; i++) a[i] = (uint64_t)key[i] << 32 | (uint64_t)i;
+    digit_pass(a, b, n, 32 + 13, 9);
+    digit_pass(b, a, n, 32 + 22, 9);
+    for (int64_t i = 1; i < n; i++) wrong += a[i] < a[i - 1];
+    if (wrong > n / 8) {
+        for (int64_t i = 0; i < n; i++) a[i] = (uint64_t)key[i] << 32 | (uint64_t)i;
+        digit_pass(a, b, n, 32, 7);
+        digit_pass(b, a, n, 32 + 7, 6);
+        digit_pass(a, b, n, 32 + 13, 9);
+        digit_pass(b, a, n, 32 + 22, 9);
+    } else if (wrong > 0) {
+        for (int64_t i = 1; i < n; i++) {
+            const uint64_t x = a[i];
+            int64_t k = i;
+            for (; k > 0 && a[k - 1] > x; k--) a[k] = a[k - 1];
+            a[k] = x;
+        }
+    }
+    for (int64_t r = 0; r < n; r++) p[a[r] & UINT32_MAX] = (float)(p0 + step * (double)r);
 }
 
 /* m[n]: 1 where drawn (1/probability in the inverse form of ranks). */
@@ -123,11 +143,12 @@ static void draw(const sy_merge *m, const sy_tile *t, int i, float *mask)
         m->mix->below(u, NULL, (float)s->density, mask, t->n);
         return;
     }
-    uint32_t *key = (uint32_t *)(void *)mask, *spare = (uint32_t *)(void *)t->wide[1];
+    uint32_t *key = (uint32_t *)(void *)mask;
+    uint64_t *pairs = (uint64_t *)(void *)t->wide[1]; /* [2 n]: wide[1] and wide[2] */
     m->mix->keys(t->in[i], t->base, key, t->n);
     const double step = m->cols > 1 ? 2 * s->epsilon / (double)(m->cols - 1) : 0;
     for (int64_t r = 0; r < t->rows; r++)
-        ranked_row(key + r * m->cols, m->cols, m->cols > 1 ? s->density - s->epsilon : s->density, step, p + r * m->cols, spare);
+        ranked_row(key + r * m->cols, m->cols, m->cols > 1 ? s->density - s->epsilon : s->density, step, p + r * m->cols, pairs);
     m->mix->below(u, p, 0, mask, t->n);
     for (int64_t k = 0; o->inverse && k < t->n; k++) mask[k] = mask[k] != 0 ? 1 / p[k] : 0;
 }

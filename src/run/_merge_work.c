@@ -15,7 +15,7 @@ enum { TILE = 8192, BATCH_NUMBERS = 4 << 20, BATCH_TENSORS = 64, BATCH_COUNTING 
 
 typedef struct {
     float *in[SY_MERGE_INPUTS + 1], *spare[SY_MERGE_INPUTS], *out;
-    double *wide[2], *sum;
+    double *wide[3], *sum;
     void *bytes;
     void *block; /* all of the above */
 } scratch;
@@ -103,13 +103,13 @@ static sy_status size_scratch(worker *w)
     const int64_t one = syi_ceil_div(w->longest, 16) * 16; /* 64-byte steps */
     for (int i = 0; i < w->threads; i++) {
         scratch *s = &w->scratch[i];
-        char *at = s->block = syi_pages(g->ctx, (size_t)one * ((size_t)floats * 4 + 2 * 8 + 8));
+        char *at = s->block = syi_pages(g->ctx, (size_t)one * ((size_t)floats * 4 + 3 * 8 + 8));
         if (!at) return SY_E_MEMORY;
         for (int k = 0; k < w->inputs + 1; k++, at += one * 4) s->in[k] = (float *)(void *)at;
         for (int k = 0; g->merger->spare && k < w->inputs; k++, at += one * 4) s->spare[k] = (float *)(void *)at;
         s->out = (float *)(void *)at;
         at += one * 4;
-        for (int k = 0; k < 2; k++, at += one * 8) s->wide[k] = (double *)(void *)at;
+        for (int k = 0; k < 3; k++, at += one * 8) s->wide[k] = (double *)(void *)at;
         s->bytes = at;
     }
     return SY_OK;
@@ -149,7 +149,7 @@ static sy_status begin_piece(worker *w, piece *p)
 static void load(const worker *w, const piece *p, scratch *s, int64_t index, const float **in, sy_tile *t)
 {
     const syi_merge_tensor *x = p->t;
-    *t = (sy_tile){ .index = index, .row = index * p->tile_rows, .in = in, .out = s->out, .wide = { s->wide[0], s->wide[1] } };
+    *t = (sy_tile){ .index = index, .row = index * p->tile_rows, .in = in, .out = s->out, .wide = { s->wide[0], s->wide[1], s->wide[2] } };
     t->rows = syi_min(p->tile_rows, x->rows - t->row);
     t->first = t->row * x->cols;
     t->n = t->rows * x->cols;
@@ -407,7 +407,7 @@ int64_t syi_merge_memory(const sy_merging *g)
         for (int k = 0; k < g->tensors[i].n; k++)
             if (g->tensors[i].in[k].fold) batch = syi_max(batch, g->tensors[i].count * 4 * 2);
     }
-    const int64_t tiles = sy_threads(g->ctx) * longest * ((inputs + 2) * 4 * (g->merger->spare ? 2 : 1) + 24);
+    const int64_t tiles = sy_threads(g->ctx) * longest * ((inputs + 2) * 4 * (g->merger->spare ? 2 : 1) + 32);
     return tiles + batch + sy_threads(g->ctx) * g->largest_whole * 4 + (24 << 20);
 }
 

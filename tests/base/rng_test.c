@@ -112,7 +112,7 @@ static void normal_values(void **state)
     }
 }
 
-/* The AVX2 loops and the portable ones give the same bits. */
+/* The AVX2 and AVX-512 loops and the portable ones give the same bits. */
 static void machines_agree(void **state)
 {
     (void)state;
@@ -125,6 +125,12 @@ static void machines_agree(void **state)
         assert_memory_equal(a, b, sizeof a);
         syi_rng_uniform_plain(11, i * 64, a);
         syi_rng_uniform_avx2(11, i * 64, b);
+        assert_memory_equal(a, b, sizeof a);
+        if (!__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl")) continue;
+        syi_rng_uniform_avx512(11, i * 64, b);
+        assert_memory_equal(a, b, sizeof a);
+        syi_rng_normal_plain(11, i * 64, a);
+        syi_rng_normal_avx512(11, i * 64, b);
         assert_memory_equal(a, b, sizeof a);
     }
 #else
