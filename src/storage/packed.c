@@ -91,7 +91,7 @@ static sy_status check(sy_context *ctx, const sy_weight *w)
     if (!has(w, SYI_PACKED_PACKING, SY_I32, 1, 4, 0) || !w->slot[SYI_PACKED_PACKING].data) return wrong(ctx, w, ".packing is not I32 [4]");
     const int32_t *p = w->slot[SYI_PACKED_PACKING].data;
     if (p[0] != 2 && p[0] != 3 && p[0] != 4 && p[0] != 8) return wrong(ctx, w, "bits are not 2, 3, 4 or 8");
-    if (p[1] < 1 || p[1] > w->in || (p[1] % SYI_LANES != 0 && p[1] != w->in)) return wrong(ctx, w, "groups are no multiple of 16 inputs");
+    if (p[1] < 1 || p[1] > w->in || (p[1] % 32 != 0 && p[1] != w->in)) return wrong(ctx, w, "groups are no multiple of 32 inputs");
     if (p[2] != w->in) return wrong(ctx, w, "it has another number of inputs");
     const syi_packed_shape s = syi_packed_shape_of(w);
     if (!has(w, SYI_PACKED_CODES, SY_U8, 2, w->out, s.row_bytes)) return wrong(ctx, w, ".codes has another shape");

@@ -31,9 +31,11 @@ typedef struct {
     /* gemm.c: out[i, r] = x[i,:] . w[r,:] for r < rows, i < m <= 4; f32 sums. */
     void (*gemv_f32)(int m, int64_t rows, int64_t k, const float *x, int64_t ldx, const float *w, int64_t ldw, float *out, int64_t ldo);
     void (*gemv_bf16)(int m, int64_t rows, int64_t k, const float *x, int64_t ldx, const uint16_t *w, int64_t ldw, float *out, int64_t ldo);
-    /* packed.c: out[i, r] = x[i,:] . w[r,:] for rows [row, row+rows), m <= 4; x padded with
-     * zeros to p->padded, sums[m, groups] of x over groups. unpack: one row as f32. */
-    void (*gemv_packed)(const syi_packed *p, int m, int64_t row, int64_t rows, const float *x, const float *sums, float *out, int64_t ldo);
+    /* packed.c: out[i, r] = x[i,:] . w[r,:] for rows [row, row+rows), m <= 4, x as packed_in
+     * made it in `work` (3 m p->padded bytes); false: no such product here. unpack: one row
+     * as f32. */
+    bool (*packed_in)(const syi_packed *p, int m, const float *x, void *work, syi_packed_in *in);
+    void (*gemv_packed)(const syi_packed *p, int m, int64_t row, int64_t rows, const syi_packed_in *in, float *out, int64_t ldo);
     void (*unpack)(const syi_packed *p, int64_t row, float *dst);
     /* gemm_panels.c: out[i, 0..31] = x[i,:] . half a block of 64 packed rows; k a
      * multiple of 16, i < m <= 4. */

@@ -193,6 +193,7 @@ const syi_cpu CPU_ROW = {
     .isa = CPU_ISA,
     .gemv_f32 = gemv_f32,
     .gemv_bf16 = gemv_bf16,
+    .packed_in = packed_in,
     .gemv_packed = gemv_packed,
     .unpack = unpack,
     .gemv_panels = gemv_panels,

@@ -8,14 +8,14 @@
 
 sy_status syi_packed_new(sy_context *ctx, int64_t out, int64_t in, int bits, int64_t group, syi_packed *p)
 {
-    *p = (syi_packed){.bits = bits, .out = out, .in = in, .group = group <= 0 || group > in ? syi_ceil_div(in, 16) * 16 : group};
+    *p = (syi_packed){.bits = bits, .out = out, .in = in, .group = group <= 0 || group > in ? syi_ceil_div(in, SYI_LANES) * SYI_LANES : group};
     if (bits != 2 && bits != 3 && bits != 4 && bits != 8)
         return syi_fail(ctx, SY_E_UNSUPPORTED, "packed weights have 2, 3, 4 or 8 bits, not %d", bits);
-    if (p->group % SYI_LANES != 0)
-        return syi_fail(ctx, SY_E_USAGE, "packed weights: groups of %lld inputs; a multiple of 16 is needed (32, 64 and 128 are usual)", (long long)group);
+    if (p->group % 32 != 0)
+        return syi_fail(ctx, SY_E_USAGE, "packed weights: groups of %lld inputs; a multiple of 32 is needed (64 and 128 are usual)", (long long)group);
     p->groups = syi_ceil_div(in, p->group);
-    p->padded = syi_ceil_div(in, SYI_QUAD) * SYI_QUAD;
-    p->words = syi_ceil_div(p->padded / SYI_LANES * bits, 32) * SYI_LANES;
+    p->padded = syi_ceil_div(in, SYI_LANES) * SYI_LANES;
+    p->words = syi_ceil_div(p->padded / SYI_LANES * bits, 8) * SYI_LANES;
     p->code = syi_pages(ctx, (size_t)(out * p->words) * sizeof *p->code);
     p->scale = syi_pages(ctx, (size_t)(2 * out * p->groups) * sizeof *p->scale);
     p->offset = p->scale ? p->scale + out * p->groups : NULL;
@@ -33,14 +33,14 @@ void syi_packed_free(sy_context *ctx, syi_packed *p)
 
 void syi_packed_row(syi_packed *p, int64_t row, const uint8_t *codes)
 {
-    uint32_t *w = p->code + row * p->words;
-    memset(w, 0, (size_t)p->words * sizeof *w);
+    uint8_t *w = p->code + row * p->words;
+    memset(w, 0, (size_t)p->words);
     for (int64_t k = 0; k < p->in; k++) {
-        const int64_t bit = k / SYI_LANES * p->bits, lane = k % SYI_LANES;
-        const int shift = (int)(bit % 32);
-        uint32_t *to = w + bit / 32 * SYI_LANES + lane;
-        to[0] |= (uint32_t)codes[k] << shift;
-        if (shift + p->bits > 32) to[SYI_LANES] |= (uint32_t)codes[k] >> (32 - shift);
+        const int64_t bit = k / SYI_LANES * p->bits;
+        const int shift = (int)(bit % 8);
+        uint8_t *to = w + bit / 8 * SYI_LANES + k % SYI_LANES;
+        to[0] = (uint8_t)(to[0] | codes[k] << shift);
+        if (shift + p->bits > 8) to[SYI_LANES] = (uint8_t)(to[SYI_LANES] | codes[k] >> (8 - shift));
     }
 }
 
@@ -54,25 +54,31 @@ enum { SHARE = 16 }; /* rows a thread takes at a time */
 sy_status syi_packed_few(syi_engine *e, const void *self, int64_t m, const float *x, float *y)
 {
     const syi_packed *p = self;
-    /* x padded with zeros, so that codes beyond the end do nothing; sums of x over groups */
-    float *work = syi_engine_work(e, SYI_WORK_PACKED, m * (p->padded + p->groups) * (int64_t)sizeof *work);
+    const int threads = syi_omp(e->ctx);
+    const int64_t room = syi_ceil_div(m * p->padded * 3, 64) * 64, row = syi_ceil_div(p->in, 16) * 16;
+    char *work = syi_engine_work(e, SYI_WORK_PACKED, room + (2 * m * p->groups + threads * row) * (int64_t)sizeof(float));
     if (!work) return SY_E_MEMORY;
-    float *sums = work + m * p->padded;
-    for (int64_t i = 0; i < m; i++) {
-        float *to = work + i * p->padded;
-        memcpy(to, x + i * p->in, (size_t)p->in * sizeof *to);
-        memset(to + p->in, 0, (size_t)(p->padded - p->in) * sizeof *to);
+    syi_packed_in in = {.sums = (float *)(void *)(work + room)};
+    in.unit = in.sums + m * p->groups;
+    float *decoded = in.unit + m * p->groups;
+    const bool fast = e->cpu->packed_in(p, (int)m, x, work, &in);
+    for (int64_t i = 0; fast && i < m; i++)
         for (int64_t g = 0; g < p->groups; g++) {
             float s = 0;
-            for (int64_t k = g * p->group; k < syi_min(p->in, (g + 1) * p->group); k++) s += to[k];
-            sums[i * p->groups + g] = s;
+            for (int64_t k = g * p->group; k < syi_min(p->in, (g + 1) * p->group); k++) s += x[i * p->in + k];
+            in.sums[i * p->groups + g] = s;
         }
-    }
     const int64_t parts = syi_ceil_div(p->out, SHARE);
-#pragma omp parallel for schedule(static) num_threads(syi_omp(e->ctx)) if (p->out * p->in > 65536)
+#pragma omp parallel for schedule(static) num_threads(threads) if (p->out * p->in > 65536)
     for (int64_t part = 0; part < parts; part++) {
-        const int64_t row = part * SHARE;
-        e->cpu->gemv_packed(p, (int)m, row, syi_min(SHARE, p->out - row), work, sums, y, p->out);
+        const int64_t first = part * SHARE, end = syi_min(p->out, first + SHARE);
+        if (fast) e->cpu->gemv_packed(p, (int)m, first, end - first, &in, y, p->out);
+        for (int64_t r = first; !fast && r < end; r++) {
+            float *w = decoded + syi_thread() * row, out[SYI_FEW];
+            e->cpu->unpack(p, r, w);
+            e->cpu->gemv_f32((int)m, 1, p->in, x, p->in, w, p->in, out, 1);
+            for (int64_t i = 0; i < m; i++) y[i * p->out + r] = out[i];
+        }
     }
     return SY_OK;
 }

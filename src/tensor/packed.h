@@ -2,26 +2,30 @@
 /* Weights on a uniform grid of 2, 3, 4 or 8 bits, as products read them. Internal.
  *
  * w[r, k] = scale[r, k / group] * code + offset[r, k / group]. The codes of a row lie in
- * 16 lanes: lane l of position p is input 16 p + l, and a lane's codes follow one another
- * as a string of bits in 32-bit words, so that 16 consecutive inputs are one shift and
- * mask of one (of 3 bits sometimes two) vectors of words. */
+ * 64 lanes of 8 bits: lane l of position p is input 64 p + l, and a lane's codes follow one
+ * another as a string of bits in bytes, so that 64 consecutive inputs are a shift and a
+ * mask of one vector of bytes (of 3 bits sometimes two). */
 #ifndef SYI_PACKED_H
 #define SYI_PACKED_H
 
 #include "tensor/kernels.h"
 
-enum { SYI_LANES = 16, SYI_QUAD = 64 /* codes of four positions: rows are padded to whole ones */ };
+enum { SYI_LANES = 64 };
 
 typedef struct {
     int bits;
-    int64_t out, in, group;  /* group: a multiple of 16; the last one of a row may be short */
+    int64_t out, in, group;  /* group: a multiple of 32; the last one of a row may be short */
     int64_t groups;          /* of a row                                                */
-    int64_t padded, words;   /* in, rounded up to SYI_QUAD; 32-bit words of a row        */
-    uint32_t *code;          /* [out, words]                                            */
+    int64_t padded, words;   /* in, rounded up to SYI_LANES; bytes of a row              */
+    uint8_t *code;           /* [out, words]                                            */
     float *scale, *offset;   /* [out, groups]                                           */
 } syi_packed;
 
-/* Memory for out x in; everything zero. SY_E_USAGE for a group that is no multiple of 16. */
+/* A few rows of x as a CPU path's product wants them (cpu->packed_in), what one of its units
+ * is worth and the sums of x, both by groups: [m, groups]. */
+typedef struct { const void *x; float *unit, *sums; } syi_packed_in;
+
+/* Memory for out x in; everything zero. SY_E_USAGE for a group that is no multiple of 32. */
 sy_status syi_packed_new(sy_context *ctx, int64_t out, int64_t in, int bits, int64_t group, syi_packed *p);
 void syi_packed_free(sy_context *ctx, syi_packed *p);
 /* Codes of one row, one byte each, into lanes. */
