@@ -41,7 +41,8 @@ typedef struct sy_layer {
     const sy_site *site;
     int64_t out, in;
     int index;             /* number of the layer in the model, in order of work         */
-    float *w;              /* [out, in]: the weight to be stored; the solver may write here */
+    const float *original; /* [out, in]: the weight to be stored                             */
+    float *w;              /* a copy of it, the solver's to change                         */
     sy_stats *stats;       /* of its input, shared with the layers that have the same; NULL:
                               the method asked for none                                  */
     int choice;            /* tag of the way that was allocated, -1: nobody was asked     */

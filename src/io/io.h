@@ -124,8 +124,11 @@ typedef struct {
     syi_rows_fn *rows;     /* NULL: the source's own                             */
     void *self;
     const sy_entry *extra; /* tensors that the source lacks (a head untied from the
-                              embedding): name, dtype, shape; filled by rows only  */
+                              embedding): name, dtype, shape; filled by rows, or with
+                              data: written as they are (GGUF: permute_heads says that
+                              rows are in its order already)                       */
     int n_extra;
+    bool (*skip)(void *self, const sy_entry *e); /* tensors of the source to leave out, or NULL */
     const json_t *config;  /* written instead of the source's config.json, or NULL */
     bool into;             /* to_folder: dir exists and holds other files; ours are
                               added one by one (each atomic) instead of the whole  */

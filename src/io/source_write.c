@@ -93,12 +93,27 @@ static sy_status rows_f32(job *j, const sy_entry *e, int64_t row, int64_t n, flo
     return sy_entry_read_f32(j->ctx, e, row, n, dst);
 }
 
+/* Tensor i of what is written: the source's (NULL: left out), then those that come on top. */
+static const sy_entry *entry_at(const job *j, int64_t i)
+{
+    const int64_t n = sy_checkpoint_count(j->s->tensors);
+    if (i >= n) return &j->how->extra[i - n];
+    const sy_entry *e = sy_checkpoint_at(j->s->tensors, i);
+    return j->how->skip != NULL && j->how->skip(j->how->self, e) ? NULL : e;
+}
+
+/* Given with its bytes by the caller: written as it is. */
+static bool is_given(const job *j, const sy_entry *e)
+{
+    return j->how->n_extra > 0 && e >= j->how->extra && e < j->how->extra + j->how->n_extra && e->data != NULL;
+}
+
 /* -- a folder ------------------------------------------------------------------------- */
 
 static sy_dtype folder_dtype(const job *j, const sy_entry *e)
 {
     const int asked = dtype_asked(j->how);
-    if (!is_number(e->dtype)) return e->dtype;
+    if (!is_number(e->dtype) || is_given(j, e)) return e->dtype;
     if (asked >= 0) return (sy_dtype)asked;
     if (!j->s->gguf) return e->dtype;
     const sy_dtype most = main_dtype(j->s->tensors); /* GGUF keeps vectors in F32 whatever they were */
@@ -112,7 +127,7 @@ static sy_status put_tensor(job *j, sy_writer *w, const sy_entry *e)
     const sy_dtype to = folder_dtype(j, e);
     const int64_t size = sy_dtype_block_bytes(to);
     if (rows == 0 || cols == 0) return tensor_done(j, 0);
-    const bool own = j->how->rows != NULL && is_number(e->dtype); /* f32 first, then the type */
+    const bool own = j->how->rows != NULL && is_number(e->dtype) && !is_given(j, e); /* f32 first, then the type */
     const int64_t row_bytes = cols * (own ? size + 4 : size);
     const int64_t step = syi_max(1, BUFFER_BYTES / row_bytes);
     SYI_TRY(need_buffer(j, syi_min(step, rows) * row_bytes));
@@ -172,15 +187,17 @@ static sy_status write_weights(job *j, const char *dir)
     syi_free(ctx, path);
     if (status != SY_OK) return status;
     for (int64_t i = 0; i < all; i++) {
-        const sy_entry *e = i < n ? sy_checkpoint_at(ck, i) : &j->how->extra[i - n];
+        const sy_entry *e = entry_at(j, i);
         int64_t dim[SY_MAX_RANK];
+        if (e == NULL) continue;
         memcpy(dim, e->dim, sizeof dim);
         if (is_turned(j, e)) dim[0] = e->dim[1], dim[1] = e->dim[0];
         SYI_TRY_TO(fail, status, sy_writer_declare(w, e->name, folder_dtype(j, e), e->rank, dim));
     }
     SYI_TRY_TO(fail, status, sy_writer_begin(w));
     for (int64_t i = 0; i < all; i++) {
-        const sy_entry *e = i < n ? sy_checkpoint_at(ck, i) : &j->how->extra[i - n];
+        const sy_entry *e = entry_at(j, i);
+        if (e == NULL) continue;
         SYI_TRY_TO(fail, status, is_turned(j, e) ? put_transposed(j, w, e) : put_tensor(j, w, e));
         if (i < n) syi_mapped_forget(e->data, e->bytes); /* memory does not grow with the model */
     }
@@ -287,7 +304,7 @@ static sy_status write_folder(job *j, const char *dir)
 static sy_status check_export(syi_source *s, const syi_export *how)
 {
     if (s->config == NULL || s->arch == NULL) return syi_fail(s->ctx, SY_E_UNSUPPORTED, "%s: without a known architecture it cannot be converted", s->path);
-    if (how->n_extra > 0 && how->rows == NULL) return syi_fail(s->ctx, SY_E_BUG, "%s: nobody makes the tensors that are to be added", s->path);
+    if (how->n_extra > 0 && how->rows == NULL && how->extra[0].data == NULL) return syi_fail(s->ctx, SY_E_BUG, "%s: nobody makes the tensors that are to be added", s->path);
     return SY_OK;
 }
 
@@ -336,8 +353,8 @@ static sy_status plan_tensor(job *j, const void *config, const sy_entry *e, item
         return syi_fail(ctx, SY_E_UNSUPPORTED, "%s: tensor %s has no name in GGUF's %s architecture", j->s->path, e->name, arch->gguf_arch);
     out->e = e;
     const syi_gguf_choice choice = syi_gguf_choose(dtype_asked(j->how), e, row);
-    out->dtype = choice.dtype;
-    out->why = choice.why;
+    out->dtype = is_given(j, e) ? e->dtype : choice.dtype;
+    out->why = is_given(j, e) ? NULL : choice.why;
     out->heads = 0;
     if (row->flags & SY_TENSOR_PERMUTE_Q) syi_arch_field(arch, config, "heads", &out->heads);
     if (row->flags & SY_TENSOR_PERMUTE_K) syi_arch_field(arch, config, "kv_heads", &out->heads);
@@ -345,7 +362,8 @@ static sy_status plan_tensor(job *j, const void *config, const sy_entry *e, item
         return syi_fail(ctx, SY_E_INPUT, "%s: tensor %s: %lld rows are not %lld heads of an even size", j->s->path, e->name,
                         (long long)(e->rank > 0 ? e->dim[0] : 0), (long long)out->heads);
     out->shift = row->flags & SY_TENSOR_FROM_ONE ? 1 : 0;
-    out->raw = j->how->rows == NULL && out->dtype == e->dtype && !e->transposed && out->shift + e->shift == 0 && (int64_t)e->permute_heads == out->heads;
+    out->raw = is_given(j, e) ? (int64_t)e->permute_heads == out->heads
+                              : j->how->rows == NULL && out->dtype == e->dtype && !e->transposed && out->shift + e->shift == 0 && (int64_t)e->permute_heads == out->heads;
     if (!out->raw && !syi_can_write(out->dtype))
         return syi_fail(ctx, SY_E_UNSUPPORTED, "tensor %s: %s is read but not written; ask for another type (--dtype f16, q8_0, q4_k ...)", e->name,
                         sy_dtype_name(out->dtype));
@@ -428,7 +446,8 @@ static sy_status plan_all(job *j, const void *config, item *items, int64_t *out_
     int64_t tied = 0, n = 0;
     syi_arch_field(j->s->arch, config, "tied", &tied);
     for (int64_t i = 0; i < sy_checkpoint_count(ck) + j->how->n_extra; i++) {
-        const sy_entry *e = i < sy_checkpoint_count(ck) ? sy_checkpoint_at(ck, i) : &j->how->extra[i - sy_checkpoint_count(ck)];
+        const sy_entry *e = entry_at(j, i);
+        if (e == NULL) continue;
         if (syi_ends(e->name, "rotary_emb.inv_freq")) continue; /* left in by old exporters; computed from the config */
         if (tied && strcmp(e->name, "lm_head.weight") == 0) continue;
         SYI_TRY(plan_tensor(j, config, e, &items[n]));

@@ -105,8 +105,9 @@ static sy_status check_foreign(sy_context *ctx, const json_t *j)
     const json_t *q = json_object_get(j, "quantization_config");
     if (json_is_object(q)) {
         const char *method = json_string_value(json_object_get(q, "quant_method"));
-        return syi_fail(ctx, SY_E_UNSUPPORTED, "config: the checkpoint is quantised (quantization_config: %s), which is not read yet",
-                        method != NULL ? method : "unknown method");
+        if (method == NULL || strcmp(method, "steelyard") != 0) /* ours: the tensors themselves say what they are */
+            return syi_fail(ctx, SY_E_UNSUPPORTED, "config: the checkpoint is quantised (quantization_config: %s), which is not read yet",
+                            method != NULL ? method : "unknown method");
     }
     const json_t *part = json_object_get(j, "partial_rotary_factor");
     if (part == NULL) part = json_object_get(json_object_get(j, "rope_parameters"), "partial_rotary_factor");

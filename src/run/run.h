@@ -59,6 +59,8 @@ sy_status syi_run_add_param(sy_run *run, sy_param *p);
 sy_status syi_run_make_states(sy_run *run);
 /* _step.c: one forward (and backward) over a batch that fits in the plan. */
 sy_status syi_run_graph_options(const sy_run *run, bool training, bool planning, syi_graph_options *out);
+/* Loss of hidden states h through the head and whatever is around it. */
+sy_node *syi_run_head_loss(sy_run *run, sy_graph *g, sy_node *h, const sy_batch *batch, double scale, float *nll);
 sy_node *syi_run_build_loss(sy_run *run, sy_graph *g, const sy_batch *batch, double scale, float *nll);
 /* Rows that the head reads: the batch's tokens, or the rows that are classified. */
 int64_t syi_run_targets(const sy_run *run, const sy_batch *batch);

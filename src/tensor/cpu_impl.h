@@ -158,6 +158,7 @@ static inline __attribute__((always_inline)) vf vact(const int kind, vf x, vf *d
 
 #include "tensor/cpu_outer.h"
 #include "tensor/cpu_packed.h"
+#include "tensor/cpu_grid.h"
 
 /* value *= keep; m += (g - m)(1 - b1); v = b2 v + (1 - b2) g g; value -= step m /
  * (sqrt(v)/root2 + eps): torch.optim.AdamW's operations in its order. */
@@ -193,6 +194,7 @@ const syi_cpu CPU_ROW = {
     .isa = CPU_ISA,
     .gemv_f32 = gemv_f32,
     .gemv_bf16 = gemv_bf16,
+    .grid_error = grid_error,
     .packed_in = packed_in,
     .gemv_packed = gemv_packed,
     .unpack = unpack,

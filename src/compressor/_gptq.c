@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The solver with uniform grids: orders of work, groups fitted on the way or beforehand,
+ * and the packed weight that comes out. */
+#include "compressor/solve.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* -- orders ------------------------------------------------------------------------------ */
+
+typedef struct { double key; int32_t index; } ranked;
+
+static int falling(const void *a, const void *b)
+{
+    const ranked *x = a, *y = b;
+    if (x->key != y->key) return x->key < y->key ? 1 : -1;
+    return (x->index > y->index) - (x->index < y->index);
+}
+
+void syi_order_make(syi_order how, int64_t in, int64_t group, const double *xx, int32_t *order)
+{
+    ranked *r = malloc((size_t)in * 2 * sizeof *r);
+    for (int64_t j = 0; j < in; j++) order[j] = (int32_t)j;
+    if (!r) return; /* the given order is one too */
+    for (int64_t j = 0; j < in; j++) r[j] = (ranked){xx[j * in + j], (int32_t)j};
+    if (how == SYI_ORDER_ACT || how == SYI_ORDER_STATIC) {
+        qsort(r, (size_t)in, sizeof *r, falling);
+        for (int64_t q = 0; q < in; q++) order[q] = r[q].index;
+    } else if (how == SYI_ORDER_GROUPS) {
+        /* whole groups by their largest; a short last one stays last, or groups would not begin at multiples */
+        if (group <= 0 || group > in) group = in;
+        const int64_t whole = in / group;
+        ranked *g = r + in;
+        for (int64_t k = 0; k * group < in; k++) qsort(r + k * group, (size_t)syi_min(group, in - k * group), sizeof *r, falling);
+        for (int64_t k = 0; k < whole; k++) g[k] = (ranked){r[k * group].key, (int32_t)k};
+        qsort(g, (size_t)whole, sizeof *g, falling);
+        for (int64_t k = 0; k < whole; k++)
+            for (int64_t j = 0; j < group; j++) order[k * group + j] = r[g[k].index * group + j].index;
+        for (int64_t q = whole * group; q < in; q++) order[q] = r[q].index;
+    }
+    free(r);
+}
+
+/* -- the grid ------------------------------------------------------------------------------- */
+
+typedef struct {
+    syi_engine *e;
+    const syi_grid *grid;
+    int64_t out, in, group, groups;
+    const int32_t *order;    /* column of work -> input, NULL: the same                    */
+    bool by_input;           /* groups are of inputs (fitted beforehand), not of columns   */
+    float top;
+    float *scale, *zero;     /* [out, groups]                                              */
+    uint8_t *code;           /* [in, out], column of work by column                        */
+} uniform;
+
+static int64_t group_of(const uniform *u, int64_t col) { return (u->by_input && u->order ? u->order[col] : col) / u->group; }
+
+static void begin(void *self, int64_t first, int64_t n, int64_t row, int64_t rows, const float *w, int64_t ld)
+{
+    uniform *u = self;
+    const int64_t g = first / u->group;
+    for (int64_t i = 0; i < rows; i++) syi_grid_fit(u->e, u->grid, w + i * ld, n, &u->scale[(row + i) * u->groups + g], &u->zero[(row + i) * u->groups + g]);
+}
+
+static void column(void *self, int64_t col, int64_t row, int64_t n, const float *v, float *value)
+{
+    uniform *u = self;
+    const int64_t g = group_of(u, col);
+    uint8_t *code = u->code + col * u->out + row;
+    for (int64_t i = 0; i < n; i++) {
+        const float s = u->scale[(row + i) * u->groups + g], z = u->zero[(row + i) * u->groups + g], c = syi_grid_code(v[i], s, z, u->top);
+        code[i] = (uint8_t)c;
+        value[i] = s * (c - z);
+    }
+}
+
+static void range(const void *self, int64_t col, int64_t row, int64_t n, float *low, float *high)
+{
+    const uniform *u = self;
+    const int64_t g = group_of(u, col);
+    for (int64_t i = 0; i < n; i++) {
+        const float s = u->scale[(row + i) * u->groups + g], z = u->zero[(row + i) * u->groups + g];
+        low[i] = -s * z;
+        high[i] = s * (u->top - z);
+    }
+}
+
+/* -- from codes to a packed weight ------------------------------------------------------------- */
+
+/* How code k of a row and group g are found among columns of work. */
+static sy_status pack(sy_context *ctx, const uniform *u, syi_order how, sy_weight **take)
+{
+    const bool keep = how == SYI_ORDER_ACT; /* groups follow the order of work, which is stored */
+    SYI_TRY(syi_weight_packed(ctx, u->out, u->in, u->grid->bits, u->group, keep, take));
+    uint8_t *codes = syi_alloc(ctx, (size_t)u->in);
+    int64_t *place = syi_alloc(ctx, (size_t)u->in * sizeof *place); /* column of work of stored code k */
+    if (!codes || !place) {
+        syi_free(ctx, codes);
+        syi_free(ctx, place);
+        return SY_E_MEMORY;
+    }
+    for (int64_t q = 0; q < u->in; q++) place[keep || !u->order ? q : u->order[q]] = q;
+    if (keep) memcpy((*take)->slot[SYI_PACKED_ORDER].data, u->order, (size_t)u->in * sizeof *u->order);
+    uint16_t *scales = (*take)->slot[SYI_PACKED_SCALES].data;
+    uint8_t *zeros = (*take)->slot[SYI_PACKED_ZEROS].data;
+    for (int64_t r = 0; r < u->out; r++) {
+        for (int64_t k = 0; k < u->in; k++) codes[k] = u->code[place[k] * u->out + r];
+        syi_packed_put(*take, r, codes);
+        for (int64_t g = 0; g < u->groups; g++) { /* stored group g was group at / group of the work */
+            const int64_t from = u->by_input ? g : place[g * u->group] / u->group;
+            (void)sy_from_f32(ctx, SY_F16, &u->scale[r * u->groups + from], scales + r * u->groups + g, 1);
+            zeros[r * u->groups + g] = (uint8_t)u->zero[r * u->groups + from];
+        }
+    }
+    syi_free(ctx, codes);
+    syi_free(ctx, place);
+    return SY_OK;
+}
+
+static int64_t dead_inputs(int64_t in, const double *xx)
+{
+    int64_t n = 0;
+    for (int64_t j = 0; j < in; j++) n += xx[j * in + j] == 0;
+    return n;
+}
+
+sy_status syi_gptq_solve(syi_engine *e, const syi_gptq *o, int64_t out, int64_t in, const float *w0, const double *xx, const double *dx, sy_weight **take, char *note)
+{
+    sy_context *ctx = syi_engine_context(e);
+    const int64_t dead = dead_inputs(in, xx);
+    *take = NULL;
+    if (dead == in) { /* nothing is known about what matters */
+        if (note) snprintf(note, 120, "no input was ever active on the calibration text: rounded to nearest");
+        return syi_grid_round(e, &o->grid, out, in, w0, take);
+    }
+    uniform u = {.e = e, .grid = &o->grid, .out = out, .in = in, .group = o->grid.group <= 0 || o->grid.group > in ? in : o->grid.group, .by_input = o->order == SYI_ORDER_STATIC,
+                 .top = (float)((1 << o->grid.bits) - 1)};
+    u.groups = syi_ceil_div(in, u.group);
+    int32_t *order = o->order != SYI_ORDER_NONE ? syi_alloc(ctx, (size_t)in * sizeof *order) : NULL;
+    u.scale = syi_alloc(ctx, (size_t)(out * u.groups) * sizeof *u.scale);
+    u.zero = syi_alloc(ctx, (size_t)(out * u.groups) * sizeof *u.zero);
+    u.code = syi_alloc(ctx, (size_t)(out * in));
+    sy_status st = u.scale && u.zero && u.code && (order || o->order == SYI_ORDER_NONE) ? SY_OK : SY_E_MEMORY;
+    double damped = o->columns.damp;
+    if (st == SY_OK) {
+        syi_columns c = o->columns;
+        if (order) syi_order_make(o->order, in, u.group, xx, order);
+        c.order = u.order = order;
+        if (u.by_input) {
+#pragma omp parallel for num_threads(syi_omp(ctx)) schedule(static)
+            for (int64_t r = 0; r < out; r++)
+                for (int64_t g = 0; g < u.groups; g++)
+                    syi_grid_fit(e, &o->grid, w0 + r * in + g * u.group, syi_min(u.group, in - g * u.group), &u.scale[r * u.groups + g], &u.zero[r * u.groups + g]);
+        }
+        const syi_column_grid grid = {.self = &u, .group = u.group, .begin = u.by_input ? NULL : begin, .column = column, .range = range};
+        st = syi_columns_solve(e, &c, &grid, out, in, w0, xx, dx, NULL, &damped);
+    }
+    if (st == SY_OK) st = pack(ctx, &u, o->order, take);
+    if (st == SY_OK && note) {
+        if (damped > o->columns.damp) snprintf(note, 120, "damping raised from %g to %g of the mean: the inputs' second moments were singular", o->columns.damp, damped);
+        else if (dead) snprintf(note, 120, "%lld of %lld inputs were never active: their weights are 0", (long long)dead, (long long)in);
+    }
+    syi_free(ctx, order);
+    syi_free(ctx, u.scale);
+    syi_free(ctx, u.zero);
+    syi_free(ctx, u.code);
+    return st;
+}
