@@ -141,6 +141,10 @@ void syi_unmap_file(sy_context *ctx, syi_mapped *m);
 void syi_mapped_forget(const void *p, int64_t n);
 /* A range will be read soon: the system may fetch it meanwhile. */
 void syi_mapped_want(const void *p, int64_t n);
+/* Zeroed memory behind a file without a name in `dir`: the system may put it out of memory
+ * (syi_mapped_forget helps). A full disk is SY_E_IO here, not a signal later. */
+sy_status syi_spill(sy_context *ctx, const char *dir, int64_t bytes, void **out);
+void syi_spill_free(void *p, int64_t bytes); /* NULL is fine */
 /* Whole file as NUL-terminated text; refuses more than `max` bytes. */
 sy_status syi_read_file(sy_context *ctx, const char *path, int64_t max, char **out, int64_t *size);
 

@@ -270,7 +270,7 @@ sy_status syi_columns_solve(syi_engine *e, const syi_columns *o, const syi_colum
     if (grid->rows > TILE_ROWS) return syi_fail(ctx, SY_E_BUG, "solver: tiles of %lld rows are beyond %d", (long long)grid->rows, TILE_ROWS);
     sy_status st = solve(&s, w0, xx, dx, value != NULL);
     *damped = s.damped;
-#pragma omp parallel for num_threads(syi_omp(ctx)) schedule(static) 
+#pragma omp parallel for num_threads(syi_omp(ctx)) schedule(static)
     for (int64_t i = 0; i < (st == SY_OK && value ? out : 0); i++)
         for (int64_t q = 0; q < in; q++) value[i * in + (o->order ? o->order[q] : q)] = s.value[i * in + q];
     float *all[] = {s.u, s.d, s.c, s.w, s.w0, s.value, s.p, s.r, s.eb, s.vb, s.zb};

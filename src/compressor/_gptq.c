@@ -17,11 +17,11 @@ static int falling(const void *a, const void *b)
     return (x->index > y->index) - (x->index < y->index);
 }
 
-void syi_order_make(syi_order how, int64_t in, int64_t group, const double *xx, int32_t *order)
+sy_status syi_order_make(sy_context *ctx, syi_order how, int64_t in, int64_t group, const double *xx, int32_t *order)
 {
-    ranked *r = malloc((size_t)in * 2 * sizeof *r);
+    ranked *r = syi_alloc(ctx, (size_t)in * 2 * sizeof *r);
+    if (!r) return SY_E_MEMORY;
     for (int64_t j = 0; j < in; j++) order[j] = (int32_t)j;
-    if (!r) return; /* the given order is one too */
     for (int64_t j = 0; j < in; j++) r[j] = (ranked){xx[j * in + j], (int32_t)j};
     if (how == SYI_ORDER_ACT || how == SYI_ORDER_STATIC) {
         qsort(r, (size_t)in, sizeof *r, falling);
@@ -38,7 +38,8 @@ void syi_order_make(syi_order how, int64_t in, int64_t group, const double *xx, 
             for (int64_t j = 0; j < group; j++) order[k * group + j] = r[g[k].index * group + j].index;
         for (int64_t q = whole * group; q < in; q++) order[q] = r[q].index;
     }
-    free(r);
+    syi_free(ctx, r);
+    return SY_OK;
 }
 
 /* -- the grid ------------------------------------------------------------------------------- */
@@ -145,7 +146,7 @@ sy_status syi_gptq_solve(syi_engine *e, const syi_gptq *o, int64_t out, int64_t 
     double damped = o->columns.damp;
     if (st == SY_OK) {
         syi_columns c = o->columns;
-        if (order) syi_order_make(o->order, in, u.group, xx, order);
+        if (order) st = syi_order_make(ctx, o->order, in, u.group, xx, order);
         c.order = u.order = order;
         if (u.by_input) {
 #pragma omp parallel for num_threads(syi_omp(ctx)) schedule(static)
@@ -154,7 +155,7 @@ sy_status syi_gptq_solve(syi_engine *e, const syi_gptq *o, int64_t out, int64_t 
                     syi_grid_fit(e, &o->grid, w0 + r * in + g * u.group, syi_min(u.group, in - g * u.group), &u.scale[r * u.groups + g], &u.zero[r * u.groups + g]);
         }
         const syi_column_grid grid = {.self = &u, .group = u.group, .begin = u.by_input ? NULL : begin, .column = column, .range = range};
-        st = syi_columns_solve(e, &c, &grid, out, in, w0, xx, dx, NULL, &damped);
+        if (st == SY_OK) st = syi_columns_solve(e, &c, &grid, out, in, w0, xx, dx, NULL, &damped);
     }
     if (st == SY_OK) st = pack(ctx, &u, o->order, take);
     if (st == SY_OK && note) {

@@ -74,6 +74,6 @@ typedef struct {
 sy_status syi_gptq_solve(syi_engine *e, const syi_gptq *o, int64_t out, int64_t in, const float *w0, const double *xx, const double *dx, sy_weight **take, char *note);
 /* Inputs by falling diag(H), ties in their order; GROUPS: inside of groups, and groups by their
  * largest. */
-void syi_order_make(syi_order how, int64_t in, int64_t group, const double *xx, int32_t *order);
+sy_status syi_order_make(sy_context *ctx, syi_order how, int64_t in, int64_t group, const double *xx, int32_t *order);
 
 #endif

@@ -8,32 +8,10 @@
 #include "run/train.h"
 #include "storage/weight.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 enum { FORWARD_TOKENS = 1024 };
 
 /* -- memory for hidden states -------------------------------------------------------------- */
-
-sy_status syi_spill(sy_context *ctx, const char *dir, int64_t bytes, char **out)
-{
-    char *path = syi_format(ctx, "%s/hidden-XXXXXX", dir);
-    if (!path) return SY_E_MEMORY;
-    const int fd = mkstemp(path);
-    if (fd >= 0) unlink(path);
-    const int error = fd < 0 ? errno : posix_fallocate(fd, 0, (off_t)bytes); /* a full disk shows now, not in a write to the map */
-    void *p = error ? MAP_FAILED : mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    const sy_status st = p != MAP_FAILED ? SY_OK
-        : syi_fail(ctx, SY_E_IO, "%s: no room for %lld bytes of working data beside the output: %s; free some space (what is solved is kept), or raise --memory-limit",
-                   dir, (long long)bytes, strerror(error ? error : errno));
-    if (fd >= 0) close(fd);
-    syi_free(ctx, path);
-    *out = p != MAP_FAILED ? p : NULL;
-    return st;
-}
 
 static sy_status make_states(sy_calibration *c, const syi_calibration_options *o)
 {
@@ -49,7 +27,7 @@ static sy_status make_states(sy_calibration *c, const syi_calibration_options *o
             c->bytes[s][k] = c->windows[k] * row;
             c->spilled[s][k] = out;
             if (out) {
-                SYI_TRY(syi_spill(c->ctx, o->spill, c->bytes[s][k], &c->at[s][k]));
+                SYI_TRY(syi_spill(c->ctx, o->spill, c->bytes[s][k], (void **)&c->at[s][k]));
             } else {
                 c->at[s][k] = syi_pages(c->ctx, (size_t)c->bytes[s][k]);
                 if (!c->at[s][k]) return SY_E_MEMORY;
@@ -121,7 +99,7 @@ void syi_calibration_close(sy_calibration *c)
     }
     for (int s = 0; s < 2; s++)
         for (int k = 0; k < 2; k++) {
-            if (c->at[s][k] && c->spilled[s][k]) munmap(c->at[s][k], (size_t)c->bytes[s][k]);
+            if (c->at[s][k] && c->spilled[s][k]) syi_spill_free(c->at[s][k], c->bytes[s][k]);
             else syi_pages_free(c->ctx, c->at[s][k]);
         }
     syi_graph_free(c->graph);

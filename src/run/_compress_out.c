@@ -7,8 +7,6 @@
 #include "io/io.h"
 #include "storage/weight.h"
 
-#include <sys/mman.h>
-
 typedef struct {
     syi_compress *s;
     sy_checkpoint **unit; int n_units;
@@ -118,7 +116,7 @@ static bool replaced(void *self, const sy_entry *e)
 static sy_status room(output *o, int64_t bytes)
 {
     o->bytes = bytes;
-    return syi_spill(o->s->ctx, o->s->journal, syi_max(4096, bytes), &o->memory);
+    return syi_spill(o->s->ctx, o->s->journal, syi_max(4096, bytes), (void **)&o->memory);
 }
 
 /* A tensor in the spilled memory, zeroed; NULL when it is full (a bug). */
@@ -448,7 +446,7 @@ sy_status syi_compress_write(syi_compress *s, const char *out, syi_out_form form
     else if (st == SY_OK) st = write_folder(&o, out, form, settings, &how);
     *bytes = how.bytes;
     for (int i = 0; i < o.n_units; i++) sy_checkpoint_close(o.unit[i]);
-    if (o.memory) munmap(o.memory, (size_t)syi_max(4096, o.bytes));
+    syi_spill_free(o.memory, syi_max(4096, o.bytes));
     syi_free(s->ctx, o.dense);
     return st;
 }

@@ -80,9 +80,6 @@ sy_status syi_calibration_push(sy_calibration *c, int block, int part);
 sy_status syi_calibration_loss(sy_calibration *c, int stream, double *loss, int64_t *tokens);
 /* Sums of a site's inputs on the calibration windows: `want` of SY_STAT_*. */
 sy_status syi_calibration_stats(sy_calibration *c, sy_site *site, int part, unsigned want, int64_t rows, bool original, sy_stats **out);
-/* Memory behind a file without a name in `dir`, which the system may put out of memory; to be
- * given back with munmap. */
-sy_status syi_spill(sy_context *ctx, const char *dir, int64_t bytes, char **out);
 /* The part of a block that a site belongs to. */
 int syi_site_part(const sy_model *m, const sy_site *site);
 
