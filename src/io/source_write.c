@@ -354,7 +354,7 @@ static sy_status plan_tensor(job *j, const void *config, const sy_entry *e, item
     out->e = e;
     const syi_gguf_choice choice = syi_gguf_choose(dtype_asked(j->how), e, row);
     out->dtype = is_given(j, e) ? e->dtype : choice.dtype;
-    out->why = is_given(j, e) ? NULL : choice.why;
+    if (!is_given(j, e)) out->why = choice.why;
     out->heads = 0;
     if (row->flags & SY_TENSOR_PERMUTE_Q) syi_arch_field(arch, config, "heads", &out->heads);
     if (row->flags & SY_TENSOR_PERMUTE_K) syi_arch_field(arch, config, "kv_heads", &out->heads);

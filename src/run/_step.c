@@ -55,25 +55,24 @@ static sy_node *wrapped_head(sy_graph *g, sy_site *site, sy_node *h, const sy_ba
     return total;
 }
 
-<<<<<<< HEAD
 static double scalar(const sy_node *n)
 {
     const sy_tensor *t = sy_value(n);
     if (!t || !t->data) return 0;
     return t->dtype == SY_F64 ? *(const double *)t->data : *(const float *)t->data;
-=======
+}
+
 sy_node *syi_run_head_loss(sy_run *run, sy_graph *g, sy_node *h, const sy_batch *batch, double scale, float *nll)
 {
     sy_model *m = run->model;
     sy_site *site = syi_model_role(m, -1, SY_ROLE_HEAD);
-    if (site && (site->n_wraps || site->bias)) return wrapped_head(g, site, h, batch, scale, nll);
+    if (site && (site->n_wraps || site->bias || m->arch->logits)) return wrapped_head(g, site, h, batch, scale, nll);
     const int64_t rows = syi_run_targets(run, batch);
     syi_head shape = {.tokens = rows, .hidden = m->hidden, .vocab = m->outputs, .target = batch->target, .weight = batch->weight, .scale = scale};
     sy_node *total = syi_op_head_loss(g, h, head_node(run, g), &shape);
     const sy_tensor *each = nll && total ? syi_node_aux(total, 0) : NULL;
     for (int64_t t = 0; each && t < rows; t++) nll[t] = each->dtype == SY_F64 ? (float)((const double *)each->data)[t] : ((const float *)each->data)[t];
     return total;
->>>>>>> 0d10afa (steelyard compress: block-by-block calibration with two streams, journal, report; rtn, GPTQ, GPTAQ, ResComp; exports to GPTQ, AWQ, dense, GGUF)
 }
 
 sy_node *syi_run_build_loss(sy_run *run, sy_graph *g, const sy_batch *batch, double scale, float *nll)
@@ -87,25 +86,9 @@ sy_node *syi_run_build_loss(sy_run *run, sy_graph *g, const sy_batch *batch, dou
         sy_status s = a->method->loss(a->self, run, g, batch, &total);
         if (s != SY_OK) sy_graph_fail(g, s);
     }
-<<<<<<< HEAD
-    if (!total) {
-        sy_site *site = syi_model_role(m, -1, SY_ROLE_HEAD);
-        sy_node *h = m->arch->build(g, m, batch);
-        if (site && (site->n_wraps || site->bias || m->arch->logits)) {
-            total = wrapped_head(g, site, h, batch, scale, nll);
-        } else {
-            const int64_t rows = syi_run_targets(run, batch);
-            syi_head shape = {.tokens = rows, .hidden = m->hidden, .vocab = m->outputs, .target = batch->target, .weight = batch->weight, .scale = scale};
-            total = syi_op_head_loss(g, h, head_node(run, g), &shape);
-            const sy_tensor *each = nll && total ? syi_node_aux(total, 0) : NULL;
-            for (int64_t t = 0; each && t < rows; t++) nll[t] = each->dtype == SY_F64 ? (float)((const double *)each->data)[t] : ((const float *)each->data)[t];
-        }
-    }
+    if (!total) total = syi_run_head_loss(run, g, m->arch->build(g, m, batch), batch, scale, nll);
     if (!sy_graph_planning(g)) run->task_loss = scalar(total);
     if (!sy_graph_training(g) || (run->terms_done && !sy_graph_planning(g))) return total;
-=======
-    if (!total) total = syi_run_head_loss(run, g, m->arch->build(g, m, batch), batch, scale, nll);
->>>>>>> 0d10afa (steelyard compress: block-by-block calibration with two streams, journal, report; rtn, GPTQ, GPTAQ, ResComp; exports to GPTQ, AWQ, dense, GGUF)
     for (int i = 0; i < run->n_active; i++) {
         syi_active *a = &run->active[i];
         if (a->method->kind == SY_OBJECTIVE || !a->method->loss) continue;

@@ -37,14 +37,11 @@ typedef struct {
     bool (*packed_in)(const syi_packed *p, int m, const float *x, void *work, syi_packed_in *in);
     void (*gemv_packed)(const syi_packed *p, int m, int64_t row, int64_t rows, const syi_packed_in *in, float *out, int64_t ldo);
     void (*unpack)(const syi_packed *p, int64_t row, float *dst);
-<<<<<<< HEAD
     /* gemm_panels.c: out[i, 0..31] = x[i,:] . half a block of 64 packed rows; k a
      * multiple of 16, i < m <= 4. */
     void (*gemv_panels)(int m, int64_t k, const float *x, int64_t ldx, const uint16_t *w, float *out, int64_t ldo);
-=======
     /* Sum of |w^ - w|^2.4, w^ = scale * (clamp(round(w / scale) + zero, 0, top) - zero). */
     double (*grid_error)(const float *w, int64_t n, float scale, float zero, float top);
->>>>>>> 0d10afa (steelyard compress: block-by-block calibration with two streams, journal, report; rtn, GPTQ, GPTAQ, ResComp; exports to GPTQ, AWQ, dense, GGUF)
     /* gemm_outer.c: out[r, 48] = S[k, r]^T X[k, cols <= 48]; S as outer_pack left it
      * (k*r words). */
     void (*outer_pack_f32)(int64_t k, int64_t r, const float *s, int64_t lds, uint32_t *out);
