@@ -65,6 +65,14 @@ const char *sy_chat_name(int i, const char **title);
 typedef enum { SY_LOSS_DEFAULT, /* completions and assistant turns; all of plain text */
                SY_LOSS_ALL } sy_loss_on;
 
+/* What a file calls the parts of its records; NULL: as they are named here (role and
+ * content: also "from" and "value"). */
+typedef struct {
+    const char *text, *prompt, *completion, *messages, *instruction, *input, *output, *system, *role, *content, *chosen, *rejected;
+} sy_dataset_fields;
+/* What to do with preference records: of two answers, one can be trained. */
+typedef enum { SY_PREFERENCE_REFUSED, SY_PREFERENCE_CHOSEN, SY_PREFERENCE_REJECTED } sy_preference;
+
 typedef struct {
     const sy_tokenizer *tokenizer; /* must outlive the call that opens             */
     const char *chat_template;  /* Jinja text or NULL: ChatML                     */
@@ -79,13 +87,27 @@ typedef struct {
     double holdout;             /* share [0,1) of the documents that is kept aside,
                                    chosen by the seed; of a single text: its end   */
     bool heldout;               /* this is the part kept aside, not the rest       */
+    sy_dataset_fields fields;
+    sy_preference preference;
+    const char *cache;          /* a folder: tokens are kept there under a name made of
+                                   the contents of file, tokenizer, template and
+                                   options, and found again. NULL: not kept        */
 } sy_dataset_options;
 
 typedef struct sy_dataset sy_dataset;
 /* .txt (the whole file is one document) or .jsonl / .json (a record a line, or
  * one array of records), each also .gz. Records are recognised by their keys,
- * the same kind throughout: {"text"}, {"prompt","completion"}, {"messages":
- * [{"role","content"}]}; other keys are named once in the log and not used.
+ * the same kind throughout:
+ *   {"text"} · {"prompt", "completion"} · {"messages": [{"role", "content"}]}
+ *   alpaca {"instruction", "input", "output"[, "system", "history"]} and sharegpt
+ *   {"conversations": [{"from", "value"}][, "system"]} become messages
+ *   {"prompt", "chosen", "rejected"} and {"prompt", "completion", "label"}, texts or
+ *   messages: only with options->preference
+ * Messages may have tool_calls, parts and any other keys that the template reads;
+ * "tools" of a record go to the template. "train": false or "weight": 0 on a message
+ * takes it out of the loss. Other keys are named once in the log and not used.
+ * Many tokens lie in a mapped file (the cache, or one without a name in TMPDIR), so
+ * that memory does not grow with the data but for some bytes a window.
  * Messages of every error name file and line.
  *
  * A document is its text as the tokenizer gives it with the post-processor's
@@ -123,7 +145,9 @@ typedef struct {
     int64_t tokens;              /* of an epoch, padding not counted              */
     int64_t trained_tokens;      /* of an epoch: targets                          */
     int64_t rows_per_epoch;
-    const char *format;   /* "text", "prompt-completion", "messages", "plain", "ids" */
+    const char *format;   /* "text", "prompt-completion", "messages", "alpaca",
+                             "sharegpt", "preference", "plain", "ids"              */
+    bool cached;          /* the tokens were found in the cache                    */
     char hash[33];        /* of the file's bytes                                  */
 } sy_dataset_info;
 void sy_dataset_stat(const sy_dataset *d, sy_dataset_info *out);

@@ -11,6 +11,7 @@ typedef struct {
     int64_t seq, batch, max_documents;
     int dtype, loss_on;
     bool pack;
+    syi_data_rows data_rows;
     /* at work */
     sy_context *ctx;
     sy_run *run;
@@ -30,6 +31,7 @@ static const sy_option rows[] = {
      .alias = "sequence_len max_length max_seq_length", .help = "tokens of a window (at most the model's context)", .example = "256"},
     {.name = "batch", .type = SY_OPT_INT, .offset = OFFSET(batch), .def = "4", .min = 1, .max = 65536,
      .alias = "per_device_eval_batch_size", .help = "windows computed at once", .example = "8"},
+    SYI_DATA_ROWS,
     {.name = "max-documents", .type = SY_OPT_INT, .offset = OFFSET(max_documents), .def = "0", .min = 0, .max = 1e15,
      .help = "read only the first N documents (0: all)", .example = "100"},
     {.name = "dtype", .type = SY_OPT_ENUM, .offset = OFFSET(dtype), .def = "bf16", .choices = dtypes,
@@ -146,6 +148,7 @@ static sy_status open_all(eval *e, sy_job *job, sy_plan *plan, int64_t *batch_ro
     sy_dataset_options d = {.tokenizer = sy_run_tokenizer(e->run), .chat_template = e->template_text, .eos_id = sy_run_eos(e->run),
                             .bos_id = -1, .loss_on = e->loss_on == 1 ? SY_LOSS_ALL : SY_LOSS_DEFAULT, .seq = e->seq,
                             .pack = e->pack && e->dump == NULL, .max_documents = e->max_documents};
+    syi_data_options(&e->data_rows, &d);
     SYI_TRY(sy_dataset_open(e->ctx, e->data, &d, &e->set));
     sy_dataset_info info;
     sy_dataset_stat(e->set, &info);

@@ -68,6 +68,7 @@ static const sy_option rows[] = {
      .help = "the same as --loss-on all", .example = "on"},
     {.name = "chat-template", .type = SY_OPT_PATH, .offset = OFFSET(chat_template), .flags = SY_OPT_ADVANCED,
      .help = "built-in template (chatml, llama-3, mistral-v3, ...) or Jinja file to use instead of the model's own", .example = "chatml"},
+    SYI_DATA_ROWS,
 
     {.name = "eval-data", .type = SY_OPT_PATH, .offset = OFFSET(eval_data), .flags = SY_OPT_RUNTIME, .alias = "test_datasets validation_file",
      .help = "data to evaluate on", .example = "valid.jsonl"},
@@ -257,6 +258,16 @@ sy_status syi_run_seq(sy_run *run, bool given, int64_t *seq)
     return SY_OK;
 }
 
+const char *const syi_preferences[] = {"refuse", "chosen", "rejected", NULL};
+
+void syi_data_options(const syi_data_rows *r, sy_dataset_options *out)
+{
+    out->fields = (sy_dataset_fields){r->text,  r->prompt, r->completion, r->messages, r->instruction, r->input,
+                                      r->output, r->system, r->role,       r->content,  r->chosen,      r->rejected};
+    out->preference = (sy_preference)r->preference;
+    out->cache = r->cache;
+}
+
 sy_status syi_template_text(sy_context *ctx, sy_run *run, const char *option, char **text)
 {
     const char *own = option == NULL ? sy_run_chat_template(run) : sy_chat_named(option), *name;
@@ -285,6 +296,7 @@ static sy_status open_data(syi_train *t)
                             .eos_id = sy_run_eos(t->run), .bos_id = -1,
                             .loss_on = all ? SY_LOSS_ALL : SY_LOSS_DEFAULT, .seq = t->o.seq, .pack = t->o.pack,
                             .shuffle = t->o.shuffle, .seed = (uint64_t)syi_job_common(t->job)->seed};
+    syi_data_options(&t->o.data_rows, &o);
     if (t->o.eval_share > 0 && t->o.eval_data != NULL)
         return syi_fail(t->ctx, SY_E_USAGE, "--eval-share and --eval-data both say what to evaluate on; give one of them");
     o.holdout = t->o.eval_share;

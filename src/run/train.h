@@ -65,6 +65,29 @@ sy_status syi_evaluate(sy_run *run, sy_dataset *data, int64_t rows, const char *
 
 /* -- train.c, _loop.c: the verb --------------------------------------------------------------- */
 
+/* Options of data that several verbs have: fields of a struct that has a member
+ * `data_rows` of type syi_data_rows, and the rows for them. */
+typedef struct {
+    int preference;
+    char *cache, *text, *prompt, *completion, *messages, *instruction, *input, *output, *system, *role, *content, *chosen, *rejected;
+} syi_data_rows;
+extern const char *const syi_preferences[];
+/* OFFSET is the file's macro for its rows. */
+#define SYI_FIELD_ROW(what, also)                                                                                                  \
+    {.name = "field-" #what, .type = SY_OPT_STRING, .offset = OFFSET(data_rows.what), .alias = also, .flags = SY_OPT_ADVANCED,       \
+     .help = "what the file calls \"" #what "\"", .example = #what}
+#define SYI_DATA_ROWS                                                                                                              \
+    {.name = "preference", .type = SY_OPT_ENUM, .offset = OFFSET(data_rows.preference), .def = "refuse", .choices = syi_preferences, \
+     .flags = SY_OPT_ADVANCED, .help = "of records with two answers (chosen, rejected) or a label: the answers to take",            \
+     .example = "chosen"},                                                                                                         \
+    {.name = "data-cache", .type = SY_OPT_PATH, .offset = OFFSET(data_rows.cache), .alias = "dataset_prepared_path",                 \
+     .flags = SY_OPT_RUNTIME | SY_OPT_ADVANCED,                                                                                    \
+     .help = "folder for tokens, found again when file, tokenizer, template and options are the same", .example = "{tmp}/tokens"}, \
+    SYI_FIELD_ROW(text, NULL), SYI_FIELD_ROW(prompt, NULL), SYI_FIELD_ROW(completion, NULL), SYI_FIELD_ROW(messages, NULL),         \
+    SYI_FIELD_ROW(role, "message_field_role"), SYI_FIELD_ROW(content, "message_field_content"), SYI_FIELD_ROW(instruction, NULL),   \
+    SYI_FIELD_ROW(input, NULL), SYI_FIELD_ROW(output, NULL), SYI_FIELD_ROW(system, NULL), SYI_FIELD_ROW(chosen, NULL),              \
+    SYI_FIELD_ROW(rejected, NULL)
+void syi_data_options(const syi_data_rows *rows, sy_dataset_options *out);
 typedef struct {
     char *model, *data, *out, *adapter, *optimizer, *objective, *trainer;
     int64_t batch, seq, accumulation, steps;
@@ -75,6 +98,7 @@ typedef struct {
     double eval_share;
     bool eval_first, keep_best, shuffle, pack, train_on_inputs, auto_resume;
     char *recompute, *init_adapter, *resume, *profile, *chat_template;
+    syi_data_rows data_rows;
 } syi_train_options;
 
 /* Where a run is: stored with each checkpoint beside the engine's own state. */

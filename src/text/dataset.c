@@ -1,58 +1,53 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The data set: documents as tokens in memory, cut into windows, laid into rows
- * once; a batch is any stretch of the endless sequence of rows. Tokens are read
- * through window_tokens() only, so that they can come from elsewhere later. */
+/* The data set: documents as tokens in a store, cut into windows, laid into rows
+ * once; a batch is any stretch of the endless sequence of rows. How documents come
+ * to be is in dataset_make.c. */
 #include "dataset.h"
 
-#include <omp.h>
-
-enum { BATCH_RECORDS = 1024, BATCH_BYTES = 16 << 20, SLOTS = 4, NOTES = 8 };
-static const int64_t TOKENS_MAX = INT64_C(1) << 40;
+enum { SLOTS = 4, FORGET_EVERY = 1024 };
 
 typedef struct { int64_t at, document; int32_t n, trained; } window;
 typedef struct { int32_t *ids, *positions, *first, *target, *sample; int64_t cap; } slot;
 
 struct sy_dataset {
     sy_context *ctx;
-    uint32_t *token;
-    int64_t n, cap;
+    syi_store *store;
     window *window;
     int64_t windows, cap_window;
-    int64_t *row_begin;    /* [rows + 1] into row_window */
+    int64_t *row_begin;    /* [rows + 1] into row_window; NULL: row i is window i */
     int64_t *row_window;   /* [windows] */
     int64_t rows, seq;
     bool shuffle, pack;
     uint64_t seed;
     int32_t padding;
     int64_t masked;        /* tokens of the texts that are not trained */
+    int64_t taken;         /* windows given out */
     int64_t *order[2];     /* of two epochs: a batch may touch both */
     int64_t order_of[2];
     slot slot[SLOTS];
     sy_dataset_info info;
-    char notes[NOTES][48];
 };
 
 static const uint32_t *window_tokens(const sy_dataset *d, int64_t w)
 {
-    return d->token + d->window[w].at;
+    return syi_store_tokens(d->store, d->window[w].at);
 }
 
 /* -- documents ------------------------------------------------------------------- */
 
-static sy_status append(sy_dataset *d, const uint32_t *token, int64_t n, bool cut)
+/* The windows of a document that begins at `from` in the store. cut: all of it, in
+ * windows; otherwise its first seq tokens. */
+static sy_status cut_document(sy_dataset *d, int64_t from, int64_t n, bool cut)
 {
-    void *p = d->token;
-    sy_status st = syi_grow(d->ctx, &p, &d->cap, d->n + n, sizeof *d->token, TOKENS_MAX);
-    d->token = p;
-    if (st != SY_OK) return st;
     bool any = false;
     int64_t keep = cut ? n : syi_min(n, d->seq);
     for (int64_t at = 0; at < keep; at += d->seq) {
-        window w = {.at = d->n + at, .document = d->info.documents, .n = (int32_t)syi_min(d->seq, keep - at)};
-        for (int32_t i = 1; i < w.n; i++) w.trained += (token[at + i] & TRAINED) != 0;
+        const uint32_t *token = syi_store_tokens(d->store, from + at);
+        window w = {.at = from + at, .document = d->info.documents, .n = (int32_t)syi_min(d->seq, keep - at)};
+        for (int32_t i = 1; i < w.n; i++) w.trained += (token[i] & TRAINED) != 0;
         if (w.trained == 0) continue;
-        p = d->window;
-        st = syi_grow(d->ctx, &p, &d->cap_window, d->windows + 1, sizeof *d->window, TOKENS_MAX);
+        void *p = d->window;
+        sy_status st = syi_grow(d->ctx, &p, &d->cap_window, d->windows + 1, sizeof *d->window, INT64_C(1) << 40);
         d->window = p;
         if (st != SY_OK) return st;
         d->window[d->windows++] = w;
@@ -63,128 +58,18 @@ static sy_status append(sy_dataset *d, const uint32_t *token, int64_t n, bool cu
     d->info.truncated_documents += any && n > keep;
     d->info.documents += any;
     d->info.skipped_documents += !any;
-    if (!any) return SY_OK;
-    memcpy(d->token + d->n, token, (size_t)keep * sizeof *token);
-    d->n += keep;
     return SY_OK;
 }
 
-static void note(sy_dataset *d, const char *path, const char *key)
+static sy_status cut_all(sy_dataset *d, bool cut)
 {
-    for (int i = 0; key[0] != '\0' && i < NOTES; i++) {
-        if (strcmp(d->notes[i], key) == 0) return;
-        if (d->notes[i][0] != '\0') continue;
-        snprintf(d->notes[i], sizeof d->notes[i], "%s", key);
-        syi_log(d->ctx, SY_LOG_INFO, "%s: the key \"%s\" of the records is not used", path, key);
-        return;
+    for (int64_t i = 0; i < syi_store_documents(d->store); i++) {
+        int64_t end, begin = syi_store_document(d->store, i, &end);
+        SYI_TRY(cut_document(d, begin, end - begin, cut));
+        if (i % FORGET_EVERY == 0) syi_store_forget(d->store);
     }
-}
-
-typedef struct { syi_worker *worker; int workers; syi_kind kind; bool plain; } crew;
-
-/* One batch: documents are made in parallel, then taken in their order. */
-static sy_status take_batch(sy_dataset *d, crew *c, const syi_record *record, int n, const sy_dataset_options *o, const char *path)
-{
-    syi_document *doc = syi_calloc(d->ctx, (size_t)n, sizeof *doc);
-    int *who = syi_calloc(d->ctx, (size_t)n, sizeof *who);
-    sy_status st = doc && who ? SY_OK : SY_E_MEMORY;
-    int threads = (int)syi_min(c->workers, (n + 3) / 4);
-    if (st == SY_OK) {
-#pragma omp parallel for schedule(dynamic, 4) num_threads(threads)
-        for (int i = 0; i < n; i++) {
-            who[i] = omp_get_thread_num();
-            syi_document_make(&c->worker[who[i]], &record[i], c->plain, &doc[i]);
-        }
-    }
-    for (int i = 0; i < n && st == SY_OK; i++) {
-        if (o->max_documents > 0 && d->info.documents >= o->max_documents) break;
-        if (doc[i].status != SY_OK) {
-            st = syi_fail(d->ctx, doc[i].status, "%s", doc[i].message ? doc[i].message : sy_status_text(doc[i].status));
-        } else if (c->kind != KIND_NONE && c->kind != doc[i].kind) {
-            st = syi_fail(d->ctx, SY_E_INPUT, "%s:%lld: a %s record after %s records; a data set is of one kind", path,
-                          (long long)record[i].line, syi_kind_name(doc[i].kind), syi_kind_name(c->kind));
-        } else {
-            c->kind = doc[i].kind;
-            d->masked += doc[i].masked;
-            note(d, path, doc[i].extra);
-            st = append(d, doc[i].token, doc[i].n, c->kind == KIND_TEXT || c->kind == KIND_PLAIN);
-        }
-    }
-    for (int i = 0; doc && who && i < n; i++) {
-        sy_context *mine = c->worker[who[i]].ctx;
-        syi_free(mine, doc[i].token);
-        syi_free(mine, doc[i].message);
-    }
-    syi_free(d->ctx, doc);
-    syi_free(d->ctx, who);
-    return st;
-}
-
-static sy_status read_batch(sy_context *ctx, syi_reader *r, syi_record *record, int *n, bool *more)
-{
-    int64_t bytes = 0;
-    sy_status st = SY_OK;
-    *n = 0;
-    while (*more && *n < BATCH_RECORDS && bytes < BATCH_BYTES) {
-        st = syi_reader_next(r, &record[*n], more);
-        if (st != SY_OK || !*more) break;
-        bytes += record[(*n)++].n;
-    }
-    return sy_cancelled(ctx) && st == SY_OK ? syi_fail(ctx, SY_E_CANCELLED, "interrupted while reading %s", r->path) : st;
-}
-
-static sy_status read_all(sy_dataset *d, crew *c, syi_reader *r, const sy_dataset_options *o)
-{
-    syi_record *record = syi_calloc(d->ctx, BATCH_RECORDS, sizeof *record);
-    if (record == NULL) return SY_E_MEMORY;
-    sy_status st = SY_OK;
-    bool more = true;
-    while (st == SY_OK && more && !(o->max_documents > 0 && d->info.documents >= o->max_documents)) {
-        int n;
-        st = read_batch(d->ctx, r, record, &n, &more);
-        /* What came before the trouble is looked at first: its errors come first. */
-        if (n > 0 && st != SY_E_MEMORY && st != SY_E_CANCELLED) {
-            char *message = st != SY_OK ? syi_strdup(d->ctx, sy_error_message(d->ctx)) : NULL;
-            sy_status later = st;
-            st = take_batch(d, c, record, n, o, r->path);
-            if (st == SY_OK && later != SY_OK) st = syi_fail(d->ctx, later, "%s", message ? message : "");
-            syi_free(d->ctx, message);
-        }
-        for (int i = 0; i < n; i++)
-            if (record[i].owned) syi_free(d->ctx, record[i].s);
-    }
-    syi_free(d->ctx, record);
-    return st;
-}
-
-static void crew_free(sy_context *ctx, crew *c)
-{
-    for (int i = 0; c->worker != NULL && i < c->workers; i++) {
-        syi_encoder_free(c->worker[i].encoder);
-        sy_context_free(c->worker[i].ctx);
-    }
-    syi_free(ctx, c->worker);
-}
-
-static sy_status crew_new(sy_context *ctx, const sy_dataset_options *o, const char *path, const syi_chat *chat, const json_t *variables,
-                          crew *c)
-{
-    c->workers = syi_omp(ctx);
-    c->worker = syi_calloc(ctx, (size_t)c->workers, sizeof *c->worker);
-    if (c->worker == NULL) return SY_E_MEMORY;
-    for (int i = 0; i < c->workers; i++) {
-        syi_worker *w = &c->worker[i];
-        *w = (syi_worker){.ctx = sy_context_new(), .o = o, .chat = chat, .variables = variables, .path = path};
-        if (w->ctx == NULL || syi_encoder_new(w->ctx, o->tokenizer, &w->encoder) != SY_OK) return syi_nomem(ctx, 4096);
-    }
+    syi_store_forget(d->store);
     return SY_OK;
-}
-
-/* What the template prints as bos_token and eos_token. */
-static void set_token(json_t *variables, const char *name, const char *given, const sy_tokenizer *t, int32_t id)
-{
-    const char *s = given ? given : id >= 0 ? sy_token_text(t, id, NULL, NULL) : NULL;
-    if (s != NULL) json_object_set_new(variables, name, json_string(s));
 }
 
 /* -- a part kept aside ------------------------------------------------------------------- */
@@ -226,22 +111,20 @@ static sy_status hold_out(sy_dataset *d, const sy_dataset_options *o, const char
 
 static sy_status lay_rows(sy_dataset *d)
 {
+    d->info.rows_per_epoch = d->rows = d->windows;
+    if (!d->pack) return SY_OK;
     int64_t n = d->windows, *row = syi_alloc(d->ctx, (size_t)n * sizeof *row), *order = NULL;
     int32_t *size = syi_alloc(d->ctx, (size_t)n * sizeof *size);
     d->row_window = syi_alloc(d->ctx, (size_t)n * sizeof *d->row_window);
     sy_status st = row && size && d->row_window ? SY_OK : SY_E_MEMORY;
-    if (st == SY_OK && d->pack && d->shuffle) {
+    if (st == SY_OK && d->shuffle) {
         order = syi_alloc(d->ctx, (size_t)n * sizeof *order);
         if (order == NULL) st = SY_E_MEMORY;
         else syi_permutation(syi_key(d->seed, "pack", "", 0), n, order);
     }
     if (st != SY_OK) goto done;
-    for (int64_t i = 0; i < n; i++) {
-        size[i] = d->window[i].n;
-        row[i] = i;
-    }
-    d->rows = n;
-    if (d->pack) SYI_TRY_TO(done, st, syi_first_fit(d->ctx, size, order, n, d->seq, row, &d->rows));
+    for (int64_t i = 0; i < n; i++) size[i] = d->window[i].n;
+    SYI_TRY_TO(done, st, syi_first_fit(d->ctx, size, order, n, d->seq, row, &d->rows));
     d->row_begin = syi_calloc(d->ctx, (size_t)d->rows + 2, sizeof *d->row_begin);
     if (d->row_begin == NULL) {
         st = SY_E_MEMORY;
@@ -296,13 +179,13 @@ static sy_status create(sy_context *ctx, const sy_dataset_options *o, sy_dataset
 static sy_status check(const sy_dataset *d, const char *path, syi_kind kind, const sy_dataset_options *o)
 {
     const sy_dataset_info *i = &d->info;
+    bool whole = kind == KIND_TEXT || kind == KIND_PLAIN || kind == KIND_IDS, masked = !whole && o->loss_on == SY_LOSS_DEFAULT;
     if (i->documents + i->skipped_documents == 0) return syi_fail(d->ctx, SY_E_INPUT, "%s: the data set is empty", path);
     if (i->documents == 0)
         return syi_fail(d->ctx, SY_E_INPUT, "%s: nothing to train on: in none of %lld %s documents is there a token to predict%s", path,
                         (long long)i->skipped_documents, syi_kind_name(kind),
-                        kind == KIND_MESSAGES ? " (no assistant's turn within the first seq tokens)"
-                        : kind == KIND_PROMPT ? " (no completion within the first seq tokens)" : " (all are shorter than two tokens)");
-    bool masked = (kind == KIND_PROMPT || kind == KIND_MESSAGES) && o->loss_on == SY_LOSS_DEFAULT;
+                        whole ? " (all are shorter than two tokens)" : kind == KIND_PROMPT ? " (no completion within the first seq tokens)"
+                        : " (no assistant's turn within the first seq tokens)");
     if (masked && d->masked == 0)
         return syi_fail(d->ctx, SY_E_INPUT, "%s: every token would be trained, prompts as well: the prompts are empty or the chat template does "
                         "not tell turns apart; if all tokens are to be trained, ask for the loss on all", path);
@@ -312,39 +195,23 @@ static sy_status check(const sy_dataset *d, const char *path, syi_kind kind, con
 sy_status sy_dataset_open(sy_context *ctx, const char *path, const sy_dataset_options *o, sy_dataset **out)
 {
     sy_dataset *d = NULL;
-    syi_reader reader = {0};
-    crew c = {0};
-    syi_chat *chat = NULL;
-    json_t *variables = json_object();
     *out = NULL;
     sy_status st;
-    if (o->tokenizer == NULL) {
-        json_decref(variables);
-        return syi_fail(ctx, SY_E_USAGE, "a data set of texts needs a tokenizer");
-    }
+    if (o->tokenizer == NULL) return syi_fail(ctx, SY_E_USAGE, "a data set of texts needs a tokenizer");
     SYI_TRY_TO(done, st, create(ctx, o, &d));
     if (o->eos_id >= sy_tokenizer_size(o->tokenizer) || o->bos_id >= sy_tokenizer_size(o->tokenizer)) {
         st = syi_fail(ctx, SY_E_USAGE, "eos id %d or bos id %d is not one of the tokenizer's %lld ids", o->eos_id, o->bos_id,
                       (long long)sy_tokenizer_size(o->tokenizer));
         goto done;
     }
-    SYI_TRY_TO(done, st, syi_chat_parse(ctx, o->chat_template, o->chat_template ? strlen(o->chat_template) : 0, "chat template", &chat));
-    set_token(variables, "bos_token", o->bos_token, o->tokenizer, o->bos_id);
-    set_token(variables, "eos_token", o->eos_token, o->tokenizer, o->eos_id);
-    SYI_TRY_TO(done, st, syi_reader_open(ctx, path, &reader));
-    syi_hash_text(d->info.hash, syi_hash_bytes(reader.file.data, (size_t)reader.file.size));
-    SYI_TRY_TO(done, st, crew_new(ctx, o, path, chat, variables, &c));
-    c.plain = reader.whole;
-    SYI_TRY_TO(done, st, read_all(d, &c, &reader, o));
-    d->info.format = syi_kind_name(c.kind);
-    SYI_TRY_TO(done, st, check(d, path, c.kind, o));
+    SYI_TRY_TO(done, st, syi_documents_make(ctx, path, o, &d->store, d->info.hash, &d->info.cached));
+    const syi_kind kind = syi_store_kind(d->store, &d->masked);
+    d->info.format = syi_kind_name(kind);
+    SYI_TRY_TO(done, st, cut_all(d, kind == KIND_TEXT || kind == KIND_PLAIN));
+    SYI_TRY_TO(done, st, check(d, path, kind, o));
     SYI_TRY_TO(done, st, hold_out(d, o, path));
     st = lay_rows(d);
 done:
-    crew_free(ctx, &c);
-    syi_reader_close(&reader);
-    syi_chat_free(chat);
-    json_decref(variables);
     if (st == SY_OK) *out = d;
     else sy_dataset_free(d);
     return st;
@@ -366,7 +233,11 @@ sy_status sy_dataset_from_ids(sy_context *ctx, const int32_t *ids, int64_t n, co
     if (st != SY_OK) goto done;
     syi_hash_text(d->info.hash, syi_hash_bytes(ids, (size_t)syi_max(n, 0) * sizeof *ids));
     d->info.format = syi_kind_name(KIND_IDS);
-    if (n > 0) SYI_TRY_TO(done, st, append(d, token, n, true));
+    SYI_TRY_TO(done, st, syi_store_new(ctx, NULL, (syi_hash){0}, &d->store));
+    if (n > 0) SYI_TRY_TO(done, st, syi_store_add(d->store, token, n));
+    SYI_TRY_TO(done, st, syi_store_end(d->store));
+    SYI_TRY_TO(done, st, syi_store_done(d->store));
+    if (n > 0) SYI_TRY_TO(done, st, cut_all(d, true));
     SYI_TRY_TO(done, st, check(d, "token ids", KIND_IDS, o));
     st = lay_rows(d);
 done:
@@ -386,7 +257,7 @@ void sy_dataset_free(sy_dataset *d)
     syi_free(ctx, d->row_begin);
     syi_free(ctx, d->row_window);
     syi_free(ctx, d->window);
-    syi_free(ctx, d->token);
+    syi_store_free(d->store);
     syi_free(ctx, d);
 }
 
@@ -444,7 +315,8 @@ sy_status sy_dataset_batch(sy_dataset *d, int64_t row, int64_t rows, int which, 
             SYI_TRY(order_of_epoch(d, epoch, &order));
             i = order[i];
         }
-        for (int64_t j = d->row_begin[i]; j < d->row_begin[i + 1]; j++) put_window(d, s, d->row_window[j], &f);
+        if (d->row_begin == NULL) put_window(d, s, i, &f);
+        for (int64_t j = d->row_begin ? d->row_begin[i] : 0; d->row_begin && j < d->row_begin[i + 1]; j++) put_window(d, s, d->row_window[j], &f);
         for (; f.at < end; f.at++) { /* each a document of its own, without loss */
             s->ids[f.at] = d->padding;
             s->positions[f.at] = 0;
@@ -452,6 +324,11 @@ sy_status sy_dataset_batch(sy_dataset *d, int64_t row, int64_t rows, int which, 
             s->target[f.at] = -1;
             s->sample[f.at] = (int32_t)(f.samples - 1);
         }
+    }
+    d->taken += f.samples;
+    if (d->taken > FORGET_EVERY) {
+        d->taken = 0;
+        syi_store_forget(d->store);
     }
     *out = (sy_batch){.rows = rows, .seq = d->seq, .tokens = tokens, .ids = s->ids, .positions = s->positions, .first = s->first,
                       .target = s->target, .weight = NULL, .sample = s->sample, .samples = f.samples, .trained = f.trained};

@@ -31,7 +31,9 @@ void syi_reader_close(syi_reader *r);
 sy_status syi_reader_next(syi_reader *r, syi_record *out, bool *found);
 
 /* -- dataset_record.c: a record as a document ------------------------------------------ */
-typedef enum { KIND_NONE, KIND_TEXT, KIND_PROMPT, KIND_MESSAGES, KIND_PLAIN, KIND_IDS } syi_kind;
+typedef enum {
+    KIND_NONE, KIND_TEXT, KIND_PROMPT, KIND_MESSAGES, KIND_PLAIN, KIND_IDS, KIND_ALPACA, KIND_SHAREGPT, KIND_PREFERENCE, KIND_COUNT
+} syi_kind;
 #define TRAINED 0x80000000u  /* on a token: it is to be predicted */
 
 /* All that one thread writes on; its context is its own, as contexts are not
@@ -56,8 +58,38 @@ typedef struct {
 } syi_document;
 
 const char *syi_kind_name(syi_kind kind);
-/* Never fails itself: trouble is in d->status. plain: the record is a text. */
-void syi_document_make(syi_worker *w, const syi_record *r, bool plain, syi_document *d);
+/* Never fails itself: trouble is in d->status. */
+void syi_document_make(syi_worker *w, const syi_record *r, syi_document *d);
+
+/* -- dataset_convert.c: other tools' records in our words ------------------------------- */
+/* Turns an object into one with "text", "prompt" and "completion", or "messages" (and
+ * "tools"), and says what kind it was. *out is new. SY_OK with *out NULL: the record is
+ * one that is not to be trained (an unpaired bad answer). */
+sy_status syi_record_convert(syi_worker *w, const syi_record *r, const json_t *j, syi_document *d, json_t **out);
+/* The error `what`, with file and line before it. */
+sy_status syi_record_bad(syi_worker *w, const syi_record *r, sy_status code, const char *what);
+
+/* -- dataset_store.c: the tokens -------------------------------------------------------- */
+enum { SYI_NOTES = 8 };
+typedef struct syi_store syi_store;
+/* path: a cache file, or NULL: in memory, or in a file without a name when it grows. */
+sy_status syi_store_new(sy_context *ctx, const char *path, syi_hash key, syi_store **out);
+void syi_store_free(syi_store *s);
+sy_status syi_store_find(syi_store *s, bool *found); /* the cache, if its key fits   */
+sy_status syi_store_add(syi_store *s, const uint32_t *token, int64_t n);
+sy_status syi_store_end(syi_store *s);               /* of a document                  */
+void syi_store_about(syi_store *s, syi_kind kind, int64_t masked);
+char (*syi_store_notes(syi_store *s))[48];           /* SYI_NOTES keys that are unused  */
+sy_status syi_store_done(syi_store *s);              /* from here on it is read        */
+int64_t syi_store_documents(const syi_store *s);
+int64_t syi_store_document(const syi_store *s, int64_t i, int64_t *end); /* its begin  */
+const uint32_t *syi_store_tokens(const syi_store *s, int64_t at);
+syi_kind syi_store_kind(const syi_store *s, int64_t *masked);
+void syi_store_forget(const syi_store *s);           /* pages may leave memory          */
+
+/* -- dataset_make.c --------------------------------------------------------------------- */
+/* The tokens of a file, made or found in the cache; the hash of the file. */
+sy_status syi_documents_make(sy_context *ctx, const char *path, const sy_dataset_options *o, syi_store **out, char hash[33], bool *cached);
 
 /* -- dataset_pack.c ----------------------------------------------------------------------- */
 /* Puts sizes n[order[0]], n[order[1]], ... each into the first row of `seq` with

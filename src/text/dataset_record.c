@@ -8,50 +8,8 @@ typedef struct { int64_t begin, end; } range;
 
 const char *syi_kind_name(syi_kind kind)
 {
-    static const char *const name[] = {"none", "text", "prompt-completion", "messages", "plain", "ids"};
+    static const char *const name[KIND_COUNT] = {"none", "text", "prompt-completion", "messages", "plain", "ids", "alpaca", "sharegpt", "preference"};
     return name[kind];
-}
-
-static sy_status bad(syi_worker *w, const syi_record *r, sy_status code, const char *what)
-{
-    return syi_fail(w->ctx, code, "%s:%lld: %s", w->path, (long long)r->line, what);
-}
-
-/* -- which kind -------------------------------------------------------------------- */
-
-/* Kinds that are known elsewhere but would be trained wrongly if they were taken
- * for one of ours. */
-static const struct { const char *key, *advice; } foreign[] = {
-    {"chosen", "a preference record (\"chosen\", \"rejected\"), which supervised training does not use"},
-    {"instruction", "an instruction record: write it as {\"prompt\", \"completion\"} or {\"messages\"}"},
-    {"conversations", "a \"conversations\" record: write it as {\"messages\": [{\"role\", \"content\"}]}"},
-    {"completions", "a stepwise record (\"completions\", \"labels\"), which supervised training does not use"},
-};
-
-static sy_status recognise(syi_worker *w, const syi_record *r, const json_t *j, syi_document *d)
-{
-    bool text = json_object_get(j, "text"), prompt = json_object_get(j, "prompt"), completion = json_object_get(j, "completion"),
-         messages = json_object_get(j, "messages");
-    if (text + (prompt || completion) + messages > 1)
-        return bad(w, r, SY_E_INPUT, "the record has the keys of several kinds; a record is {\"text\"}, {\"prompt\", \"completion\"} or {\"messages\"}");
-    if (prompt != completion && (prompt || completion) && json_object_get(j, "chosen") == NULL && json_object_get(j, "completions") == NULL)
-        return bad(w, r, SY_E_INPUT, prompt ? "\"prompt\" without \"completion\"" : "\"completion\" without \"prompt\"");
-    if (prompt && completion && json_object_get(j, "label"))
-        return bad(w, r, SY_E_UNSUPPORTED, "an unpaired preference record (\"label\"), whose bad completions must not be trained");
-    for (int i = 0; !text && !messages && !completion && i < SYI_COUNT(foreign); i++)
-        if (json_object_get(j, foreign[i].key)) return bad(w, r, SY_E_UNSUPPORTED, foreign[i].advice);
-    d->kind = text ? KIND_TEXT : messages ? KIND_MESSAGES : completion ? KIND_PROMPT : KIND_NONE;
-    const char *key;
-    json_t *v;
-    json_object_foreach((json_t *)(uintptr_t)j, key, v)
-    {
-        bool used = d->kind == KIND_TEXT ? !strcmp(key, "text") : d->kind == KIND_MESSAGES ? !strcmp(key, "messages")
-                    : !strcmp(key, "prompt") || !strcmp(key, "completion");
-        if (!used && d->extra[0] == '\0') snprintf(d->extra, sizeof d->extra, "%s", key);
-    }
-    if (d->kind != KIND_NONE) return SY_OK;
-    return syi_fail(w->ctx, SY_E_INPUT, "%s:%lld: the record has none of \"text\", \"prompt\" and \"completion\", \"messages\"%s%s", w->path,
-                    (long long)r->line, d->extra[0] ? "; it has " : "; it is empty", d->extra);
 }
 
 /* -- tokens ---------------------------------------------------------------------------- */
@@ -87,7 +45,7 @@ static sy_status make_prompt(syi_worker *w, const syi_record *r, const json_t *j
 {
     const json_t *prompt = json_object_get(j, "prompt"), *completion = json_object_get(j, "completion");
     if (!json_is_string(prompt) || !json_is_string(completion))
-        return bad(w, r, SY_E_INPUT, "\"prompt\" and \"completion\" are texts; for conversations use {\"messages\"}");
+        return syi_record_bad(w, r, SY_E_INPUT, "\"prompt\" and \"completion\" are texts; for conversations use {\"messages\"}");
     syi_text both;
     syi_text_init(&both, w->ctx, 2u * RECORD_MAX);
     syi_text_add(&both, json_string_value(prompt), json_string_length(prompt));
@@ -212,22 +170,19 @@ static bool ends_special(const syi_worker *w, const char *text)
     return i >= 0 && e->t->entry[e->id[i]].special;
 }
 
-static sy_status check_messages(syi_worker *w, const syi_record *r, const json_t *messages)
+/* "train": false or "weight": 0 on a message: context, not to be learnt. */
+static bool is_trained(const json_t *message)
 {
-    if (!json_is_array(messages) || json_array_size(messages) == 0) return bad(w, r, SY_E_INPUT, "\"messages\" is a list with at least one message");
-    for (size_t i = 0; i < json_array_size(messages); i++) {
-        const json_t *m = json_array_get(messages, i);
-        if (!json_is_string(json_object_get(m, "role")) || !json_is_string(json_object_get(m, "content")))
-            return syi_fail(w->ctx, SY_E_INPUT, "%s:%lld: messages[%zu]: expected {\"role\": text, \"content\": text}", w->path,
-                            (long long)r->line, i);
-    }
-    return SY_OK;
+    const json_t *train = json_object_get(message, "train"), *weight = json_object_get(message, "weight");
+    return !json_is_false(train) && !(json_is_number(weight) && json_number_value(weight) == 0);
 }
 
 static sy_status make_messages(syi_worker *w, const syi_record *r, const json_t *j, syi_document *d)
 {
     const json_t *messages = json_object_get(j, "messages");
-    SYI_TRY(check_messages(w, r, messages));
+    char where[512];
+    snprintf(where, sizeof where, "%.400s:%lld: ", w->path, (long long)r->line);
+    SYI_TRY(syi_chat_messages(w->ctx, messages, where));
     size_t n = json_array_size(messages);
     syi_text whole, a, b;
     bool *trained = NULL;
@@ -242,7 +197,7 @@ static sy_status make_messages(syi_worker *w, const syi_record *r, const json_t 
     for (size_t i = 0; i < n && st == SY_OK && w->o->loss_on == SY_LOSS_DEFAULT; i++) {
         range t;
         bool by_change;
-        if (!is_role(json_array_get(messages, i), "assistant")) continue;
+        if (!is_role(json_array_get(messages, i), "assistant") || !is_trained(json_array_get(messages, i))) continue;
         st = turn(w, messages, i, &whole, &a, &b, &t, &by_change);
         if (st == SY_OK) mark_turn(w, whole.s, t, by_change, trained);
     }
@@ -257,38 +212,50 @@ done:
 
 /* -- the call ---------------------------------------------------------------------------- */
 
+static sy_status make_any(syi_worker *w, const syi_record *r, const json_t *j, syi_document *d)
+{
+    const json_t *text = json_object_get(j, "text"), *shared = w->variables;
+    if (text != NULL)
+        return json_is_string(text) ? make_text(w, json_string_value(text), (int64_t)json_string_length(text), d)
+                                    : syi_record_bad(w, r, SY_E_INPUT, "\"text\" is not a text");
+    if (json_object_get(j, "messages") == NULL) return make_prompt(w, r, j, d);
+    json_t *own = NULL, *tools = json_object_get(j, "tools");
+    if (tools != NULL) { /* the record's own variables of the template */
+        own = json_copy((json_t *)(uintptr_t)shared);
+        if (own == NULL || json_object_set(own, "tools", tools) != 0) {
+            json_decref(own);
+            return syi_nomem(w->ctx, 64);
+        }
+        w->variables = own;
+    }
+    sy_status st = make_messages(w, r, j, d);
+    w->variables = shared;
+    json_decref(own);
+    if (st != SY_OK && !syi_starts(sy_error_message(w->ctx), w->path)) st = syi_fail_at(w->ctx, st, "%s:%lld", w->path, (long long)r->line);
+    return st;
+}
+
 static sy_status make(syi_worker *w, const syi_record *r, syi_document *d)
 {
     json_error_t error;
     const size_t how = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY;
-    json_t *j = json_loadb(r->s, (size_t)r->n, how, &error);
+    json_t *j = json_loadb(r->s, (size_t)r->n, how, &error), *ours = NULL;
     if (j == NULL && json_error_code(&error) == json_error_numeric_overflow) /* an id of 20 digits in a key nobody reads */
         j = json_loadb(r->s, (size_t)r->n, how | JSON_DECODE_INT_AS_REAL, &error);
     if (j == NULL)
         return syi_fail(w->ctx, SY_E_INPUT, "%s:%lld:%d: not valid JSON: %s", w->path, (long long)(r->line + error.line - 1), error.column,
                         error.text);
-    sy_status st = SY_OK;
-    if (!json_is_object(j)) st = bad(w, r, SY_E_INPUT, "a record is a JSON object");
-    if (st == SY_OK) st = recognise(w, r, j, d);
-    if (st == SY_OK && d->kind == KIND_TEXT) {
-        const json_t *text = json_object_get(j, "text");
-        st = json_is_string(text) ? make_text(w, json_string_value(text), (int64_t)json_string_length(text), d)
-                                  : bad(w, r, SY_E_INPUT, "\"text\" is not a text");
-    } else if (st == SY_OK && d->kind == KIND_PROMPT) {
-        st = make_prompt(w, r, j, d);
-    } else if (st == SY_OK) {
-        st = make_messages(w, r, j, d);
-        if (st != SY_OK && !syi_starts(sy_error_message(w->ctx), w->path))
-            st = syi_fail_at(w->ctx, st, "%s:%lld", w->path, (long long)r->line);
-    }
+    sy_status st = json_is_object(j) ? syi_record_convert(w, r, j, d, &ours) : syi_record_bad(w, r, SY_E_INPUT, "a record is a JSON object");
+    if (st == SY_OK && ours != NULL) st = make_any(w, r, ours, d);
+    json_decref(ours);
     json_decref(j);
     return st;
 }
 
-void syi_document_make(syi_worker *w, const syi_record *r, bool plain, syi_document *d)
+void syi_document_make(syi_worker *w, const syi_record *r, syi_document *d)
 {
-    *d = (syi_document){.kind = KIND_PLAIN};
-    d->status = plain ? make_text(w, r->s, r->n, d) : make(w, r, d);
+    *d = (syi_document){.kind = KIND_NONE};
+    d->status = make(w, r, d);
     if (d->status == SY_OK) return;
     d->message = syi_strdup(w->ctx, sy_error_message(w->ctx));
     sy_error_clear(w->ctx);

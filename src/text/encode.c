@@ -4,7 +4,7 @@
  * number of encoders share one tokenizer. */
 #include "text.h"
 
-enum { PIECE_MAX = 1 << 26 };
+enum { PIECE_MAX = 1 << 26, FLUSH = 1 << 18 };
 
 /* -- buffers ------------------------------------------------------------------ */
 
@@ -217,6 +217,10 @@ static sy_status run_model(syi_encoder *e, const syi_piece *p)
         return syi_fail(e->ctx, SY_E_INPUT, "a word of %lld bytes; the pre-tokenizer leaves at most %d together here", (long long)p->n,
                         PIECE_MAX);
     }
+    if (e->flush != NULL && e->n > FLUSH) {
+        SYI_TRY(e->flush(e->flush_to, e->id, e->n));
+        e->n = 0;
+    }
     e->n_made = 0;
     SYI_TRY(e->t->model->run(e, e->t->state, p->s, p->n));
     if (c != NULL) remember(e, c, p->s, p->n);
@@ -352,6 +356,19 @@ static sy_status cache_for(syi_encoder *e, int64_t len)
     return SY_OK;
 }
 
+/* What post-processors put before or after a text; the last of them is outermost. */
+static sy_status add_around(syi_encoder *e, bool add, bool before)
+{
+    const syi_pipeline *p = &e->t->processor;
+    for (int k = 0; add && k < p->n; k++) {
+        const syi_stage *s = &p->stage[before ? p->n - 1 - k : k];
+        int64_t n = before ? s->added.n_before : s->added.n_after;
+        SYI_TRY(syi_encoder_room(e, n));
+        for (int64_t i = 0; i < n; i++) e->id[e->n++] = before ? s->added.before[i] : s->added.after[i];
+    }
+    return SY_OK;
+}
+
 sy_status syi_encode(syi_encoder *e, const char *text, int64_t len, bool special, bool add, bool offsets, bool trim)
 {
     const sy_tokenizer *t = e->t;
@@ -363,7 +380,9 @@ sy_status syi_encode(syi_encoder *e, const char *text, int64_t len, bool special
     SYI_TRY(cache_for(e, len));
     SYI_TRY(syi_encoder_room(e, syi_min(len / 4 + 16, INT64_C(1) << 20)));
     syi_piece whole = {e->text, len, NULL, 0};
+    if (e->flush != NULL) SYI_TRY(add_around(e, add, true));
     if (len > 0) SYI_TRY(cut(e, t->raw, special, &whole, normalize));
+    if (e->flush != NULL) return add_around(e, add, false);
     for (int i = 0; i < t->processor.n; i++) {
         const syi_stage *s = &t->processor.stage[i];
         if (s->trim && !trim) continue;

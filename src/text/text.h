@@ -214,6 +214,7 @@ typedef struct {
 
 struct sy_tokenizer {
     sy_context *ctx;
+    syi_hash hash;          /* of the tokenizer.json it was made of                  */
     syi_map *ids;           /* content -> id                                         */
     syi_entry *entry;       /* [size]                                                */
     int64_t size, cap_entry;
@@ -252,6 +253,10 @@ struct syi_encoder {
     int64_t *begin, *end;   /* [n], NULL if offsets are not wanted                    */
     int64_t n, cap_id, cap_begin, cap_end;
     bool offsets;
+    /* Takes ids away when there are many, instead of keeping all to the end; the
+     * first call has the post-processor's tokens of the beginning. Without offsets. */
+    sy_status (*flush)(void *self, const int32_t *id, int64_t n);
+    void *flush_to;
     syi_cached *cache;      /* words met before; grows with what was encoded          */
     int64_t cache_slots, seen;
     syi_buffer buffer[2];             /* normalizers write from one to the other      */

@@ -346,6 +346,22 @@ static sy_status parse_all(syi_load *l, const json_t *j)
     return SY_OK;
 }
 
+static int hash_some(const char *text, size_t n, void *hasher)
+{
+    syi_hasher_add(hasher, text, n);
+    return 0;
+}
+
+/* What tokenizes alike has the same hash: of the parsed file, not of its bytes. */
+static sy_status hash_json(sy_tokenizer *t, const json_t *j)
+{
+    syi_hasher *h;
+    SYI_TRY(syi_hasher_new(t->ctx, &h));
+    bool failed = json_dump_callback(j, hash_some, h, JSON_COMPACT) != 0;
+    t->hash = syi_hasher_end(h);
+    return failed ? syi_nomem(t->ctx, 4096) : SY_OK;
+}
+
 sy_status syi_tokenizer_from_json(sy_context *ctx, const json_t *j, const char *where, sy_tokenizer **out)
 {
     sy_tokenizer *t = *out = syi_calloc(ctx, 1, sizeof *t);
@@ -354,6 +370,7 @@ sy_status syi_tokenizer_from_json(sy_context *ctx, const json_t *j, const char *
     syi_load l = {.ctx = ctx, .t = t, .where = where};
     sy_status st = syi_map_new(ctx, &t->ids);
     if (st == SY_OK) st = parse_all(&l, j);
+    if (st == SY_OK) st = hash_json(t, j);
     if (st != SY_OK) {
         sy_tokenizer_free(t);
         *out = NULL;
