@@ -35,7 +35,7 @@ static const char *const fills_only[] = { "eva", "orthogonal", "mica" };
 static const char *const silent[] = {
     "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision", "task_type", "megatron_core", "loftq_config",
     "eva_config", "corda_config", "lora_ga_config", "velora_config", "qalora_group_size", "layers_pattern", "fan_in_fan_out", "runtime_config",
-    "ensure_weight_tying", "init_weights"
+    "ensure_weight_tying", "init_weights", "rank_pattern"
 };
 
 static bool says_nothing(const json_t *v)
@@ -304,7 +304,7 @@ static sy_status load_tensors(sy_run *run, syi_active *a, const syi_adapter_dir 
         }
         bool taken = false;
         st = base_table(run, e, &taken);
-        if (st != SY_OK || taken || repeats_shared(a, e->name)) continue;
+        if (st != SY_OK || taken || repeats_shared(a, e->name) || e->bytes == 0) continue; /* no numbers: a module that was left out */
         if (strange++ < 5) syi_text_printf(&list, "%s%s", strange > 1 ? ", " : "", e->name);
     }
     if (st == SY_OK && strange)

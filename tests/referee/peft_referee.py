@@ -17,7 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 import transformers
-from peft import LoraConfig, MissConfig, PeftModel, RandLoraConfig, VeraConfig, get_peft_model
+from peft import AdaLoraConfig, LoraConfig, MissConfig, PeftModel, RandLoraConfig, VeraConfig, get_peft_model
 from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import load_file, save_file
 
@@ -137,6 +137,7 @@ OURS = {  # name: (tied, bias, settings)
     "miss-bias": (True, True, ["miss", "rank=6", "target-modules=q_proj,down_proj", "bias=lora_only"]),
     "miss-mini": (False, False, ["miss", "mode=mini", "rank=6", "mini-r=8"]),
     "bat": (False, True, ["miss", "mode=bat", "rank=8"]),
+    "adalora": (False, False, ["adalora", "init-r=6", "target-r=4", "alpha=7"]),
     "randlora": (False, False, ["randlora", "rank=7", "alpha=21"]),
     "randlora-drawn-again": (True, False, ["randlora", "rank=8", "alpha=8", "save-projection=off", "projection-prng-key=5", "target-modules=q_proj,v_proj,down_proj"]),
     "randlora-sparse": (False, True, ["randlora", "rank=6", "alpha=9", "sparse=on", "save-projection=off"]),
@@ -188,6 +189,7 @@ THEIRS = {
     "miss-random": (True, False, MissConfig(r=6, init_weights=False, miss_dropout=0.1, target_modules=["q_proj", "down_proj"])),
     "miss-mini": (False, True, MissConfig(r=6, mini_r=4, init_weights="mini", target_modules="all-linear")),
     "bat": (False, False, MissConfig(r=4, init_weights="bat", target_modules="all-linear")),
+    "adalora": (True, False, AdaLoraConfig(init_r=6, target_r=4, lora_alpha=9, total_step=100, tinit=10, tfinal=10, target_modules=["q_proj", "down_proj"])),
     "randlora": (False, False, RandLoraConfig(r=7, randlora_alpha=21, target_modules="all-linear")),
     "randlora-drawn-again": (True, False, RandLoraConfig(r=8, randlora_alpha=8, save_projection=False, projection_prng_key=3, target_modules=["q_proj", "v_proj", "down_proj"])),
     "randlora-sparse": (False, False, RandLoraConfig(r=6, randlora_alpha=9, sparse=True, save_projection=False, target_modules="all-linear")),
@@ -315,6 +317,42 @@ def training(name):
     return f"{e:.1e}, loss {theirs[0]:.4f} -> {theirs[-1]:.4f}"
 
 
+def adalora(orth):
+    """Pruning included: the same losses as PEFT's allocator step by step; what we save opens in PEFT with the trained model's logits."""
+    steps, lr, model, d, out = 20, 2e-2, tiny(False, False), folder("start-adalora"), folder("end-adalora")
+    settings = ["adalora", "init-r=6", "target-r=3", "alpha=12", "tinit=3", "tfinal=6", "delta-t=2", "total-step=20", f"orth-reg-weight={orth}"]
+    if orth:  # pruned vectors still count in PEFT's term: so here when they stay
+        settings.append("shrink=off")
+    tool("make", model, d, 0, 4, *settings)
+    c = json.load(open(os.path.join(d, "adapter_config.json")))
+    need(c["init_r"] == 6 and c["total_step"] == 20 and c["tfinal"] == 6, f"{c}")
+    m = PeftModel.from_pretrained(base_of(model), d, is_trainable=True)
+    opt, theirs = torch.optim.AdamW(groups(m, 0), lr=lr), []
+    m.train()
+    for k in range(steps):
+        opt.zero_grad(set_to_none=True)
+        loss = loss_of(m, IDS[k])
+        loss.backward()
+        theirs.append(loss.item())
+        opt.step()
+        m.base_model.update_and_allocate(k + 1)
+    ours = np.array(list(map(float, tool("train", model, d, IDS_FILE, ROWS, SEQ, steps, lr, "F32", "adamw", out, *settings).split())))
+    pattern = json.load(open(os.path.join(out, "adapter_config.json")))["rank_pattern"]
+    if orth:
+        w = relative(ours_logits(model, out), theirs_logits(m))
+        need(w < 2e-3, f"logits differ by {w}")
+        return f"logits {w:.1e}"
+    expected = {k.replace(".default", "").replace("base_model.model.", "").replace("model.model.", "model."): v for k, v in m.peft_config["default"].rank_pattern.items()}
+    need(sum(map(sum, pattern.values())) == 3 * len(pattern), f"{pattern}")
+    need(pattern == expected, f"patterns differ: {pattern} {expected}")
+    e = np.max(np.abs(ours - theirs) / theirs)
+    need(e < 2e-4, f"losses differ by {e}: {ours} {theirs}")
+    w = relative(ours_logits(model, out), theirs_logits(m))
+    again = relative(theirs_logits(PeftModel.from_pretrained(base_of(model), out)), ours_logits(model, out))
+    need(w < 2e-3 and again < 1e-5, f"logits differ by {w}, in PEFT by {again}")
+    return f"{e:.1e}, logits {w:.1e}, ranks {sorted(map(sum, pattern.values()))}"
+
+
 def loraplus():
     steps, lr, model, d = 20, 1e-3, tiny(False, False), folder("start-loraplus")
     tool("make", model, d, 0, 4, "lora", "rank=4", "alpha=8", "use-dora=on")
@@ -399,6 +437,8 @@ def main():
         check("folded, in transformers: " + name, folded, name)
     for name in TRAINED:
         check("training: " + name, training, name)
+    check("training: adalora, pruned", adalora, 0)
+    check("training: adalora, orthogonal", adalora, 0.5)
     check("training: lora+", loraplus)
     check("training: full, adamw", full_tiny, "adamw,weight-decay=0.1", lambda m: torch.optim.AdamW(groups(m, 0.1), lr=1e-3))
     check("training: full, sgd", full_tiny, "sgd,momentum=0.9,nesterov=on,weight-decay=0.01", lambda m: torch.optim.SGD(groups(m, 0.01), lr=3e-2, momentum=0.9, nesterov=True))

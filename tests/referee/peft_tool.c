@@ -148,6 +148,7 @@ static sy_status train(sy_context *ctx, char **a, int n)
     o.model = a[0];
     o.dtype = dtype_of(a[7]);
     o.training = true;
+    o.total_steps = steps;
     o.use = use;
     if (full) SYI_TRY(sy_use_new(ctx, "full", SY_ADAPTER, NULL, 0, &use[o.n_use++]));
     else if (n > 10) SYI_TRY(sy_use_new(ctx, a[10], SY_ADAPTER, (const char *const *)a + 11, n - 11, &use[o.n_use++]));
@@ -158,11 +159,13 @@ static sy_status train(sy_context *ctx, char **a, int n)
     if (!full && n > 10) st = syi_run_adapter_load(run, syi_run_active(run, SY_ADAPTER), a[1]);
     if (st == SY_OK) st = batches_new(ctx, a[2], atoll(a[3]), atoll(a[4]), &b);
     if (st == SY_OK) st = reserve(run, b.b.tokens, true);
+    if (st == SY_OK) st = sy_run_event(run, SY_START);
     for (int64_t k = 0; k < steps && st == SY_OK; k++) {
         sy_step_result r;
         st = sy_run_step_once(run, batch_at(&b, k), strtod(a[6], NULL), 0, &r);
         if (st == SY_OK) printf("%.9g\n", r.loss);
     }
+    if (st == SY_OK) st = sy_run_event(run, SY_STOP);
     if (st == SY_OK && strcmp(a[9], "-")) st = syi_mkdirs(ctx, a[9]);
     if (st == SY_OK && strcmp(a[9], "-")) st = sy_run_save(run, a[9]);
     batches_free(ctx, &b);
