@@ -147,10 +147,58 @@ static void print_inspect(const json_t *report)
     putchar('\n');
 }
 
+/* One line of norms; "-" where there is no such number. */
+static void print_change(const char *name, int wide, const json_t *row, const json_t *rank)
+{
+    static const char *const keys[] = { "norm_a", "norm_b", "norm_delta", "relative", "cosine", "max_delta" };
+    printf("%-*s", wide, name);
+    for (int i = 0; i < SYI_COUNT(keys); i++) {
+        const json_t *v = json_object_get(row, keys[i]);
+        if (json_is_number(v)) printf("  %10.4g", json_number_value(v));
+        else printf("  %10s", "-");
+    }
+    if (json_is_number(rank)) printf("  %8.1f\n", json_number_value(rank));
+    else printf("  %8s\n", "-");
+}
+
+static void change_heading(const char *name, int wide)
+{
+    printf("\n%-*s  %10s  %10s  %10s  %10s  %10s  %10s  %8s\n", wide, name, "|A|", "|B|", "|B-A|", "relative", "cosine", "max", "rank");
+}
+
+static void print_diff(const json_t *report)
+{
+    json_t *v, *kinds = json_object_get(report, "kinds"), *layers = json_object_get(report, "layers"), *tensors = json_object_get(report, "tensors");
+    const json_t *total = json_object_get(report, "total");
+    const bool all = json_is_true(json_object_get(report, "show_all"));
+    char name[32];
+    size_t i;
+    int wide = 12;
+    printf("A  %s (%s)\n", text_of(json_object_get(report, "a"), "path"), text_of(json_object_get(report, "a"), "kind"));
+    if (json_object_get(report, "b")) printf("B  %s (%s)\n", text_of(json_object_get(report, "b"), "path"), text_of(json_object_get(report, "b"), "kind"));
+    printf("%s: %lld tensors, %lld of them identical\n", text_of(report, "compares"), (long long)json_integer_value(json_object_get(report, "compared")),
+           (long long)json_integer_value(json_object_get(report, "identical")));
+    json_array_foreach(all ? tensors : kinds, i, v)
+        if ((int)strlen(text_of(v, "name")) > wide) wide = (int)strlen(text_of(v, "name"));
+    if (wide > 64) wide = 64;
+    change_heading(all ? "tensor" : "kind", wide);
+    json_array_foreach(all ? tensors : kinds, i, v)
+        print_change(text_of(v, "name"), wide, v, all ? json_object_get(json_object_get(v, "spectrum"), "effective_rank") : json_object_get(v, "mean_effective_rank"));
+    change_heading("block", wide);
+    json_array_foreach(layers, i, v) {
+        const json_t *layer = json_object_get(v, "layer");
+        if (json_is_integer(layer)) snprintf(name, sizeof name, "%lld", (long long)json_integer_value(layer));
+        else snprintf(name, sizeof name, "(others)");
+        print_change(name, wide, v, json_object_get(v, "mean_effective_rank"));
+    }
+    putchar('\n');
+    print_change("all", wide, total, json_object_get(total, "mean_effective_rank"));
+}
+
 void cli_print(const char *verb, const json_t *report)
 {
     static const struct { const char *verb; void (*print)(const json_t *); } own[] = {
-        { "methods", print_methods }, { "inspect", print_inspect }, { "repro", print_repro }
+        { "methods", print_methods }, { "inspect", print_inspect }, { "diff", print_diff }, { "repro", print_repro }
     };
     for (int i = 0; i < SYI_COUNT(own); i++)
         if (!strcmp(verb, own[i].verb)) { own[i].print(report); return; }

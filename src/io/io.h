@@ -163,6 +163,8 @@ sy_status syi_adapter_write(sy_context *ctx, const char *dir, const json_t *conf
 typedef struct { const char *module; sy_tensor a, b; double scale; } syi_lora_pair;
 sy_status syi_lora_to_gguf(sy_context *ctx, syi_source *base, const char *file, sy_dtype dtype,
                            const syi_lora_pair *pairs, int64_t n);
+/* The pairs of a LoRA GGUF as f32, in `arena`; of an embedding A is [r, vocabulary]. */
+sy_status syi_lora_gguf_read(sy_context *ctx, const char *file, syi_arena *arena, syi_lora_pair **out, int64_t *n);
 /* The reverse: a LoRA GGUF becomes a PEFT folder on disk. */
 sy_status syi_lora_from_gguf(sy_context *ctx, const char *file, const char *dir);
 

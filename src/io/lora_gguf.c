@@ -352,6 +352,34 @@ done:
     return status;
 }
 
+sy_status syi_lora_gguf_read(sy_context *ctx, const char *file, syi_arena *arena, syi_lora_pair **out, int64_t *n)
+{
+    syi_gguf *g = NULL;
+    reader r = {.ctx = ctx, .file = file, .arena = arena};
+    *out = NULL;
+    *n = 0;
+    SYI_TRY(syi_gguf_open(ctx, file, &g));
+    r.g = g;
+    double alpha = 0;
+    sy_status status = check_kind(&r);
+    if (status == SY_OK) status = read_pairs(&r);
+    syi_gguf_float(g, "adapter.lora.alpha", &alpha);
+    syi_lora_pair *pairs = status == SY_OK ? syi_arena_alloc(arena, (size_t)r.n * sizeof *pairs) : NULL;
+    if (status == SY_OK && pairs == NULL) status = sy_error_code(ctx);
+    for (int64_t i = 0; status == SY_OK && i < r.n; i++) {
+        const pair *p = &r.pairs[i];
+        syi_named a = {0}, b = {0};
+        status = read_tensor(&r, p, true, &a);
+        if (status == SY_OK) status = read_tensor(&r, p, false, &b);
+        pairs[i] = (syi_lora_pair){p->module, a.value, b.value, alpha == 0 ? 1 : alpha / (double)p->rank};
+    }
+    syi_gguf_close(g);
+    if (status != SY_OK) return status;
+    *out = pairs;
+    *n = r.n;
+    return SY_OK;
+}
+
 sy_status syi_lora_from_gguf(sy_context *ctx, const char *file, const char *dir)
 {
     syi_gguf *g = NULL;

@@ -36,6 +36,25 @@ typedef struct {
  * columns are drawn by each column's extremes. SY_E_MEMORY only. */
 sy_status syi_chart_svg(sy_context *ctx, const syi_chart *chart, syi_text *out);
 
+/* Text inside of an SVG element: escaped, what XML forbids replaced. */
+void syi_svg_text(syi_text *out, const char *s);
+
+/* Heat maps under each other that share their columns: a value per row and column. */
+typedef struct {
+    const char *title;
+    const double *value;   /* [rows, cols]; not finite: no cell                        */
+    bool log;              /* colours by the logarithm                                */
+} syi_heat;
+typedef struct {
+    const char *title, *subtitle, *col_label;
+    const char *const *rows, *const *cols;
+    int n_rows, n_cols;
+    const syi_heat *maps;
+    int n_maps;
+} syi_heat_page;
+/* Appends a whole SVG document. SY_E_MEMORY only. */
+sy_status syi_heat_svg(sy_context *ctx, const syi_heat_page *page, syi_text *out);
+
 /* Ticks of an axis from lo to hi (lo < hi): about `want` round numbers inside, ascending,
  * into at[max]; returns how many. */
 int syi_chart_ticks(double lo, double hi, bool log, int want, double *at, int max);

@@ -47,7 +47,7 @@ static int utf8_length(const unsigned char *s)
 }
 
 /* Text that any XML parser takes: markup escaped, what XML forbids replaced. */
-static void put_escaped(syi_text *t, const char *s)
+void syi_svg_text(syi_text *t, const char *s)
 {
     while (*s != '\0') {
         int n = utf8_length((const unsigned char *)s);
@@ -175,7 +175,7 @@ static void draw_axes(plot *p)
         for (int i = 0; i < c->n_categories; i++) {
             double x = p->left + (i + 0.5) * (p->right - p->left) / c->n_categories;
             syi_text_printf(p->out, "<text x=\"%.2f\" y=\"%.2f\">", x, p->bottom + 20);
-            put_escaped(p->out, c->categories[i]);
+            syi_svg_text(p->out, c->categories[i]);
             syi_text_puts(p->out, "</text>\n");
         }
     } else {
@@ -195,13 +195,13 @@ static void draw_axes(plot *p)
     syi_text_puts(p->out, "<g font-size=\"14\" fill=\"#111111\" text-anchor=\"middle\">\n");
     if (c->x_label != NULL) {
         syi_text_printf(p->out, "<text x=\"%.2f\" y=\"%.2f\">", (p->left + p->right) / 2, p->bottom + 43);
-        put_escaped(p->out, c->x_label);
+        syi_svg_text(p->out, c->x_label);
         syi_text_puts(p->out, "</text>\n");
     }
     if (c->y_label != NULL) {
         double y = (p->top + p->bottom) / 2;
         syi_text_printf(p->out, "<text x=\"20\" y=\"%.2f\" transform=\"rotate(-90 20 %.2f)\">", y, y);
-        put_escaped(p->out, c->y_label);
+        syi_svg_text(p->out, c->y_label);
         syi_text_puts(p->out, "</text>\n");
     }
     syi_text_puts(p->out, "</g>\n");
@@ -302,7 +302,7 @@ static void draw_legend(plot *p, double y)
         if (r->kind == SYI_CHART_POINTS)
             syi_text_printf(p->out, "<circle cx=\"%.2f\" cy=\"%.2f\" r=\"4\" fill=\"%s\"/>\n", x + 11, y - 4.5, color);
         syi_text_printf(p->out, "<text x=\"%.2f\" y=\"%.2f\">", x + 28, y);
-        put_escaped(p->out, r->label);
+        syi_svg_text(p->out, r->label);
         syi_text_puts(p->out, "</text>\n");
         x += 28 + 7.3 * (double)strlen(r->label) + 22;
     }
@@ -324,16 +324,16 @@ sy_status syi_chart_svg(sy_context *ctx, const syi_chart *c, syi_text *out)
                     "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" viewBox=\"0 0 %d %d\" "
                     "role=\"img\" font-family=\"Helvetica, Arial, sans-serif\">\n<title>",
                     width, height, width, height);
-    put_escaped(out, c->title != NULL ? c->title : "");
+    syi_svg_text(out, c->title != NULL ? c->title : "");
     syi_text_printf(out, "</title>\n<rect width=\"%d\" height=\"%d\" fill=\"#ffffff\"/>\n", width, height);
     if (c->title != NULL) {
         syi_text_printf(out, "<text x=\"%d\" y=\"28\" font-size=\"18\" font-weight=\"bold\" fill=\"#111111\">", LEFT);
-        put_escaped(out, c->title);
+        syi_svg_text(out, c->title);
         syi_text_puts(out, "</text>\n");
     }
     if (c->subtitle != NULL) {
         syi_text_printf(out, "<text x=\"%d\" y=\"48\" font-size=\"13\" fill=\"#555555\">", LEFT);
-        put_escaped(out, c->subtitle);
+        syi_svg_text(out, c->subtitle);
         syi_text_puts(out, "</text>\n");
     }
     draw_axes(&p);

@@ -188,5 +188,10 @@ sy_status syi_adamw_step(syi_engine *e, const syi_adamw *a, float *value, const 
 sy_status syi_svd(sy_context *ctx, int64_t m, int64_t n, const float *a, float *u, float *s, float *vt);
 /* Randomised: rank r, `niter` subspace iterations, key for the test matrix. u[m,r], s[r], vt[r,n]. */
 sy_status syi_rsvd(syi_engine *e, int64_t m, int64_t n, const float *a, int64_t r, int niter, uint64_t key, float *u, float *s, float *vt);
+/* Singular values alone (gram.c), of x[rows, cols] given in slices of rows: the lower
+ * triangle of g[cols, cols] += x^T x; wide: of g[rows, rows] += x x^T, all rows at once.
+ * Then g (destroyed) to s[n], the largest first; right to 1e-8 of the largest. */
+sy_status syi_gram_add(sy_context *ctx, bool wide, int64_t rows, int64_t cols, const float *x, double *g);
+sy_status syi_gram_values(sy_context *ctx, int64_t n, double *g, double *s);
 
 #endif

@@ -236,12 +236,56 @@ static void memory_runs_out(void **state)
     sy_context_free(ctx);
 }
 
+static void heat_maps(void **state)
+{
+    (void)state;
+    sy_context *ctx = sy_context_new();
+    enum { R = 3, C = 40 };
+    double a[R * C], b[R * C];
+    static const char *const rows[R] = {"q<p>", "a \"long\" name & more", "\xff"};
+    const char *cols[C];
+    char names[C][8];
+    for (int k = 0; k < C; k++) {
+        snprintf(names[k], sizeof names[k], "%d", k);
+        cols[k] = names[k];
+        for (int i = 0; i < R; i++) {
+            a[i * C + k] = i == 2 ? NAN : i == 1 && k == 3 ? 0 : exp(k - 20);
+            b[i * C + k] = k % 5 ? i + k : k % 2 ? INFINITY : -1;
+        }
+    }
+    const syi_heat maps[] = {{"logarithmic", a, true}, {"plain", b, false}};
+    syi_heat_page page = {.title = "t & t", .subtitle = "<s>", .col_label = "block", .rows = rows, .cols = cols, .n_rows = R, .n_cols = C, .maps = maps, .n_maps = 2};
+    syi_text t;
+    syi_text_init(&t, ctx, 1 << 22);
+    assert_int_equal(syi_heat_svg(ctx, &page, &t), SY_OK);
+    double width = 0, height = 0;
+    const char *size = strstr(t.s, "width=\"");
+    width = atof(size + 7);
+    height = atof(strstr(size, "height=\"") + 8);
+    assert_true(width > 100 && height > 100);
+    check_xml(t.s, width, height);
+    assert_non_null(strstr(t.s, "logarithmic"));
+    assert_non_null(strstr(t.s, "#eeeeee")); /* the zero */
+    int cells = 0;
+    for (const char *p = t.s; (p = strstr(p, "</title></rect>")) != NULL; p++) cells++;
+    int want = 2 * C; /* the row of NAN is left out; of the other map what is not finite */
+    for (int i = 0; i < R * C; i++) want += isfinite(b[i]);
+    assert_int_equal(cells, want);
+    syi_text_free(&t);
+    syi_text_init(&t, ctx, 1 << 22);
+    page.n_cols = page.n_rows = 0; /* nothing at all is a picture too */
+    assert_int_equal(syi_heat_svg(ctx, &page, &t), SY_OK);
+    check_xml(t.s, 10000, 10000);
+    syi_text_free(&t);
+    sy_context_free(ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ticks_are_round),      cmocka_unit_test(smoothing_closed_form),
         cmocka_unit_test(pictures_are_well_formed), cmocka_unit_test(bars_in_proportion),
-        cmocka_unit_test(memory_runs_out),
+        cmocka_unit_test(memory_runs_out), cmocka_unit_test(heat_maps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
