@@ -63,7 +63,7 @@ static void examples_train_what_they_say(void **state)
         free(expected);
         examples++;
     }
-    assert_int_equal(examples, 3);
+    assert_int_equal(examples, 6);
     syi_free(ctx, page);
     sy_tokenizer_free(t);
     json_decref(j);
