@@ -13,6 +13,11 @@
  * make (every tile). A merger that needs a matrix at once (decompositions) sets
  * m->whole in begin: then `whole` is called instead, several tensors side by side.
  *
+ * A merger that needs a number of the whole model (a norm) before it can finish goes over it
+ * twice: `rounds` 2. The first round then makes f32 tensors that are kept beside the model
+ * (the state), with `globals` numbers a tensor, which are added up and given to `between`;
+ * the second round reads the state. A state of an earlier merge can be taken up.
+ *
  * Parameters are option rows of the method. Their names are mergekit's; a recipe may give
  * each as a number, a gradient over layers or a list with filters, per model where the row
  * has SY_OPT_PER_MODEL; a per-model row without default must be given. */
@@ -50,6 +55,9 @@ typedef struct sy_merge {
                                     does not matter), zeroed before each pass              */
     int64_t kept;                /* bytes that look leaves for make (masks)                */
     /* the engine's answers */
+    int round;                   /* 0, 1                                                   */
+    double *global;              /* [merger->globals], to be filled in round 0             */
+    const float *state;          /* for whole: the state of this tensor, NULL: none        */
     double *total;               /* [sums] of the pass that ended                          */
     double *part;                /* [tiles][sums]: the same tile by tile, kept until the next
                                     pass; sum may change it for make to read               */
@@ -66,6 +74,7 @@ typedef struct sy_tile {
     int64_t index, row, rows, first, n;
     const float *base;           /* [n], NULL without base                                 */
     const float *const *in;      /* m->n of [n]                                            */
+    const float *state;          /* [n], NULL: there is none                               */
     float *out;                  /* [n], to be filled by make                              */
     double *sum;                 /* [m->sums], zeroed                                      */
     uint32_t *counts;            /* [m->counts], shared by the tiles of a thread           */
@@ -80,6 +89,9 @@ typedef struct sy_merger {
     int min_inputs, max_inputs;  /* the base not counted; max 0: any number                */
     size_t own;                  /* bytes a tensor                                         */
     bool spare;                  /* tiles need the scratch `spare`                         */
+    int rounds;                  /* 2: see above                                           */
+    int (*globals)(void *self, const sy_merging *job); /* numbers a tensor in round 0      */
+    sy_status (*between)(void *self, sy_merging *job, const double *sums);
     /* Once, before the first tensor: checks, work that needs other tensors.              */
     sy_status (*prepare)(void *self, sy_merging *job);
     sy_status (*begin)(void *self, sy_merge *m);
@@ -89,6 +101,18 @@ typedef struct sy_merger {
     /* base (or NULL), in[n], out: whole tensors. Called by several threads at once.       */
     sy_status (*whole)(void *self, const sy_merge *m, const float *base, const float *const *in, float *out);
 } sy_merger;
+
+/* In prepare: the state that a merge left in `folder` is there in round 0. */
+sy_status sy_merge_state(sy_merging *job, const char *folder);
+/* Models of the merge that are not the base, in the recipe's order. */
+int sy_merge_models(const sy_merging *job);
+sy_context *sy_merging_context(const sy_merging *job);
+uint64_t sy_merging_seed(const sy_merging *job);
+/* A text that goes with the state (JSON), from round 0; the one of an earlier state. */
+sy_status sy_merge_note(sy_merging *job, const char *text);
+const char *sy_merge_noted(const sy_merging *job);
+/* A line of the report, and a number under `key` in --json. */
+sy_status sy_merge_report(sy_merging *job, const char *key, double value);
 
 /* A parameter of this tensor: of input i, or (i = -1) the shared one; booleans 0 and 1,
  * choices their index. Unknown names give NAN. */

@@ -88,6 +88,9 @@ typedef struct syi_merge_tensor {
     double *value;                 /* [rows of the method][n + 1], the shared one last        */
     syi_file *file;                /* where it lies in the output                            */
     int64_t at, bytes;
+    syi_file *state_file;          /* where its state lies                                   */
+    int64_t state_at;
+    double *global;                /* its numbers of round 0                                 */
     bool done;
 } syi_merge_tensor;
 
@@ -114,6 +117,11 @@ struct sy_merging {
     int64_t largest_whole;         /* numbers that `whole` holds for one tensor at most      */
     json_t *config;                /* of the output                                          */
     /* the work */
+    int round, globals;
+    sy_writer *state_writer;
+    sy_checkpoint *state;          /* that of an earlier merge, then that of round 0         */
+    char *note, *noted;            /* texts beside the new state and the earlier one         */
+    json_t *numbers;               /* for the report                                         */
     sy_writer *writer;
     char *work;                    /* folder                                                 */
     syi_appender *journal;
@@ -148,6 +156,7 @@ int64_t syi_merge_memory(const sy_merging *g);
 sy_status syi_merge_work(sy_merging *g);
 sy_status syi_merge_begin(sy_merging *g, const char *out);  /* folder, files, journal     */
 sy_status syi_merge_mark(sy_merging *g, int64_t first, int64_t n); /* tensors are there   */
+sy_status syi_merge_next(sy_merging *g);                    /* round 0 is over            */
 sy_status syi_merge_end(sy_merging *g, const char *out);    /* everything under its name   */
 void syi_merge_close(sy_merging *g);
 

@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <sys/file.h>
 #include <unistd.h>
 
@@ -85,11 +86,27 @@ static sy_status lock_folder(sy_merging *g)
     return SY_OK;
 }
 
+/* "sums 12 0x1.8p+1 ...": the numbers of tensor 12 in round 0. */
+static void read_numbers(sy_merging *g, const char *line)
+{
+    char *at;
+    if (!syi_starts(line, "sums ")) return;
+    const long i = strtol(line + 5, &at, 10);
+    if (i < 0 || i >= g->n) return;
+    for (int k = 0; k < g->globals; k++) {
+        char *end;
+        const double v = strtod(at, &end);
+        if (end == at) return;
+        g->tensors[i].global[k] = v;
+        at = end;
+    }
+}
+
 /* Marks tensors that an earlier process finished. Keeps nothing of a journal that is not
  * of this merge. */
 static int64_t read_journal(sy_merging *g, const char *text, const char *header)
 {
-    char boot[64], line[256], now[160];
+    char boot[64], line[4096], now[160];
     int64_t count = 0;
     const size_t n = strlen(header);
     if (strncmp(text, header, n) != 0) return 0;
@@ -105,6 +122,12 @@ static int64_t read_journal(sy_merging *g, const char *text, const char *header)
         char *second = syi_starts(line, "done ") ? strchr(line + 5, ' ') : NULL;
         int64_t first = -1, many = 0;
         if (second) *second = 0;
+        if (strcmp(line, "round 1") == 0) {
+            for (int64_t i = 0; i < g->n; i++) g->tensors[i].done = false;
+            g->round = 1;
+            count = g->n; /* of both rounds */
+        }
+        read_numbers(g, line);
         if (second && syi_parse_int(line + 5, &first) && syi_parse_int(second + 1, &many) && first >= 0 && many <= g->n && (same_boot || (last_sync && p < last_sync)))
             for (int64_t i = first; i < first + many && i < g->n; i++) {
                 count += !g->tensors[i].done;
@@ -149,8 +172,73 @@ static sy_status begin_journal(sy_merging *g)
     return st;
 }
 
+static sy_status begin_state(sy_merging *g)
+{
+    char *path = syi_join(g->ctx, g->work, "merge_state.safetensors");
+    if (!path) return SY_E_MEMORY;
+    sy_status st = sy_writer_new(g->ctx, path, 0, &g->state_writer);
+    syi_free(g->ctx, path);
+    SYI_TRY(st);
+    for (int64_t i = 0; i < g->n; i++)
+        if (!g->tensors[i].copy) SYI_TRY(sy_writer_declare(g->state_writer, g->tensors[i].name, SY_F32, g->tensors[i].rank, g->tensors[i].dim));
+    syi_writer_in_place(g->state_writer);
+    SYI_TRY(sy_writer_begin(g->state_writer));
+    for (int64_t i = 0; i < g->n; i++)
+        if (!g->tensors[i].copy) SYI_TRY(syi_writer_place(g->state_writer, g->tensors[i].name, &g->tensors[i].state_file, &g->tensors[i].state_at));
+    return SY_OK;
+}
+
+/* Round 0 is complete: its state becomes an input, its numbers are added up. */
+static sy_status use_state(sy_merging *g)
+{
+    double *sums = syi_arena_alloc(g->arena, (size_t)(g->globals + 1) * sizeof *sums);
+    char *path = syi_join(g->ctx, g->work, "merge_state.safetensors"), *note = NULL;
+    sy_status st = sums && path ? SY_OK : SY_E_MEMORY;
+    sy_checkpoint_close(g->state);
+    g->state = NULL;
+    if (st == SY_OK) st = sy_checkpoint_open(g->ctx, path, &g->state);
+    for (int64_t i = 0; st == SY_OK && i < g->n; i++)
+        for (int k = 0; k < g->globals; k++) sums[k] += g->tensors[i].global[k];
+    if (st == SY_OK && g->merger->between) st = g->merger->between(g->use.self, g, sums);
+    syi_free(g->ctx, path);
+    if (st == SY_OK && g->note) {
+        note = syi_join(g->ctx, g->work, "merge_state.json");
+        st = note ? syi_write_file(g->ctx, note, g->note, (int64_t)strlen(g->note)) : SY_E_MEMORY;
+        syi_free(g->ctx, note);
+    }
+    return st;
+}
+
+sy_status syi_merge_next(sy_merging *g)
+{
+    sy_writer *w = g->state_writer;
+    g->state_writer = NULL;
+    SYI_TRY(sy_writer_end(w));
+    g->round = 1;
+    for (int64_t i = 0; i < g->n; i++) g->tensors[i].done = false;
+    SYI_TRY(syi_append(g->journal, "round 1\nsynced\n", 15));
+    return use_state(g);
+}
+
+sy_status sy_merge_state(sy_merging *g, const char *folder)
+{
+    char *path = syi_join(g->ctx, folder, "merge_state.safetensors"), *note = syi_join(g->ctx, folder, "merge_state.json"), *text = NULL;
+    sy_status st = path && note ? SY_OK : SY_E_MEMORY;
+    if (st == SY_OK && !syi_exists(path)) st = syi_fail(g->ctx, SY_E_INPUT, "%s: no merge_state.safetensors: give the folder that an earlier merge wrote", folder);
+    if (st == SY_OK) st = sy_checkpoint_open(g->ctx, path, &g->state);
+    if (st == SY_OK && syi_exists(note)) st = syi_read_file(g->ctx, note, 1 << 20, &text, NULL);
+    if (st == SY_OK && text && !(g->noted = syi_arena_strdup(g->arena, text))) st = SY_E_MEMORY;
+    syi_free(g->ctx, text);
+    syi_free(g->ctx, path);
+    syi_free(g->ctx, note);
+    return st;
+}
+
 sy_status syi_merge_begin(sy_merging *g, const char *out)
 {
+    g->globals = g->merger->globals ? g->merger->globals(g->use.self, g) : 0;
+    for (int64_t i = 0; g->globals && i < g->n; i++)
+        if (!(g->tensors[i].global = syi_arena_alloc(g->arena, (size_t)g->globals * sizeof(double)))) return SY_E_MEMORY;
     SYI_TRY(check_place(g, out));
     g->work = work_folder(g, out);
     if (!g->work) return SY_E_MEMORY;
@@ -165,7 +253,20 @@ sy_status syi_merge_begin(sy_merging *g, const char *out)
     syi_writer_in_place(g->writer);
     SYI_TRY(sy_writer_begin(g->writer));
     for (int64_t i = 0; i < g->n; i++) SYI_TRY(syi_writer_place(g->writer, g->tensors[i].name, &g->tensors[i].file, &g->tensors[i].at));
-    return SY_OK;
+    if (g->merger->rounds < 2) return SY_OK;
+    return g->round == 0 ? begin_state(g) : use_state(g);
+}
+
+static sy_status note_numbers(sy_merging *g, int64_t i)
+{
+    syi_text t;
+    syi_text_init(&t, g->ctx, 4096);
+    syi_text_printf(&t, "sums %lld", (long long)i);
+    for (int k = 0; k < g->globals; k++) syi_text_printf(&t, " %a", g->tensors[i].global[k]);
+    syi_text_puts(&t, "\n");
+    const sy_status st = t.failed ? sy_error_code(g->ctx) : syi_append(g->journal, t.s, (int64_t)t.len);
+    syi_text_free(&t);
+    return st;
 }
 
 sy_status syi_merge_mark(sy_merging *g, int64_t first, int64_t n)
@@ -179,12 +280,13 @@ sy_status syi_merge_mark(sy_merging *g, int64_t first, int64_t n)
     }
     for (int64_t i = first; i < first + n; i++) {
         g->tensors[i].done = true;
-        syi_file_start(g->tensors[i].file, g->tensors[i].at, g->tensors[i].bytes);
+        if (g->state_writer) SYI_TRY(note_numbers(g, i));
+        else syi_file_start(g->tensors[i].file, g->tensors[i].at, g->tensors[i].bytes);
     }
     snprintf(line, sizeof line, "done %lld %lld\n", (long long)first, (long long)n);
     SYI_TRY(syi_append(g->journal, line, (int64_t)strlen(line)));
     if (before / limit == (before + bytes) / limit) return SY_OK;
-    SYI_TRY(syi_writer_sync(g->writer));
+    SYI_TRY(syi_writer_sync(g->state_writer ? g->state_writer : g->writer));
     return syi_append(g->journal, "synced\n", 7);
 }
 
@@ -257,6 +359,9 @@ sy_status syi_merge_end(sy_merging *g, const char *out)
 void syi_merge_close(sy_merging *g)
 {
     sy_writer_abort(g->writer);
+    sy_writer_abort(g->state_writer);
+    sy_checkpoint_close(g->state);
+    json_decref(g->numbers);
     if (g->journal) syi_append_close(g->journal, false);
     if (g->lock) close(g->lock - 1);
     syi_merge_models_free(g);

@@ -78,7 +78,7 @@ static int64_t tile_rows(const syi_merge_tensor *t) { return syi_max(1, TILE / s
 static void describe(sy_merging *g, syi_merge_tensor *t, sy_merge *m)
 {
     *m = (sy_merge){ .name = t->name, .role = t->row ? t->row->role : SY_ROLE_NONE, .block = t->block, .rank = t->rank, .rows = t->rows, .cols = t->cols, .count = t->count,
-                     .n = t->n, .based = t->base != NULL, .model = t->model, .mix = g->mix, .value = t->value, .job = g, .of = t };
+                     .n = t->n, .based = t->base != NULL, .model = t->model, .mix = g->mix, .value = t->value, .job = g, .of = t, .round = g->round, .global = t->global };
     memcpy(m->dim, t->dim, sizeof m->dim);
     if (t->row) m->linear = (t->row->flags & SY_TENSOR_LINEAR) && !t->vocab;
     else m->linear = t->rank == 2 && !t->vocab && syi_ends(t->name, "weight") && !strstr(t->name, "embed") && !strstr(t->name, "norm");
@@ -127,12 +127,24 @@ static void *batch_alloc(worker *w, int64_t bytes)
     return syi_arena_alloc(w->arena, (size_t)syi_max(bytes, 1));
 }
 
+/* The state's numbers; safetensors aligns f32 when nothing wider is in the file. */
+static sy_status find_state(const sy_merging *g, sy_merge *m)
+{
+    const sy_entry *e = g->state ? sy_checkpoint_find(g->state, m->name) : NULL;
+    if (!g->state) return SY_OK;
+    if (!e || e->dtype != SY_F32 || e->bytes != m->count * 4 || (uintptr_t)e->data % sizeof(float) != 0)
+        return syi_fail(g->ctx, SY_E_INPUT, "the state has no f32 tensor %s of %lld numbers: it is of another model", m->name, (long long)m->count);
+    m->state = e->data;
+    return SY_OK;
+}
+
 static sy_status begin_piece(worker *w, piece *p)
 {
     sy_merging *g = w->g;
     sy_merge *m = &p->m;
     describe(g, p->t, m);
     p->tile_rows = tile_rows(p->t);
+    SYI_TRY(find_state(g, m));
     if (g->merger->own && !(m->own = batch_alloc(w, (int64_t)g->merger->own))) return SY_E_MEMORY;
     if (g->merger->begin) SYI_TRY(g->merger->begin(g->use.self, m));
     SYI_TRY(verdict(g));
@@ -158,6 +170,7 @@ static void load(const worker *w, const piece *p, scratch *s, int64_t index, con
         t->spare[i] = s->spare[i];
     }
     if (x->base) t->base = syi_merge_in_rows(w->g, x->base, t->row, t->rows, s->in[w->inputs]);
+    if (p->m.state) t->state = p->m.state + t->first;
 }
 
 static void check_inputs(const piece *p, const sy_tile *t)
@@ -173,21 +186,25 @@ static void check_inputs(const piece *p, const sy_tile *t)
     }
 }
 
+static bool makes_state(const sy_merging *g) { return g->merger->rounds > 1 && g->round == 0; }
+
 static void write_tile(const worker *w, const piece *p, scratch *s, int64_t first, int64_t n, const float *values)
 {
     const syi_merge_tensor *t = p->t;
-    const int64_t size = sy_dtype_block_bytes(t->dtype);
+    const bool state = makes_state(w->g);
+    const sy_dtype dtype = state ? SY_F32 : t->dtype;
+    const int64_t size = sy_dtype_block_bytes(dtype);
     const void *bytes = s->bytes;
     bool fits = w->g->mix->finite(values, n);
-    for (int64_t i = 0; fits && t->dtype == SY_F16 && i < n; i++) fits = fabsf(values[i]) < 65520.0f;
+    for (int64_t i = 0; fits && dtype == SY_F16 && i < n; i++) fits = fabsf(values[i]) < 65520.0f;
     if (!fits) {
-        sy_merge_fail(&p->m, SY_E_NUMERIC, "the result holds a number that is not finite or does not fit into %s", sy_dtype_name(t->dtype));
+        sy_merge_fail(&p->m, SY_E_NUMERIC, "the result holds a number that is not finite or does not fit into %s", sy_dtype_name(dtype));
         return;
     }
-    if (t->dtype == SY_F32) bytes = values;
-    else if (t->dtype == SY_BF16) w->g->mix->to_bf16(values, s->bytes, n);
-    else syi_from_f32(t->dtype, values, s->bytes, n);
-    const int error = syi_file_put(t->file, t->at + first * size, bytes, n * size);
+    if (dtype == SY_F32) bytes = values;
+    else if (dtype == SY_BF16) w->g->mix->to_bf16(values, s->bytes, n);
+    else syi_from_f32(dtype, values, s->bytes, n);
+    const int error = state ? syi_file_put(t->state_file, t->state_at + first * size, bytes, n * size) : syi_file_put(t->file, t->at + first * size, bytes, n * size);
     if (error) sy_merge_fail(&p->m, SY_E_IO, "writing into %s failed: %s; free some space and run the same command again: it goes on where it stopped", w->g->work, strerror(error));
 }
 
@@ -348,7 +365,7 @@ static sy_status run_batch(worker *w, int64_t first, int64_t end)
         syi_merge_tensor *t = &g->tensors[i];
         if (t->done || t->count == 0) continue;
         if (t->copy) {
-            SYI_TRY(copy(t));
+            if (!makes_state(g)) SYI_TRY(copy(t));
             continue;
         }
         for (int k = 0; k < t->n + (t->base != NULL); k++) SYI_TRY(syi_merge_in_make(g, &t->in[k]));
@@ -411,14 +428,10 @@ int64_t syi_merge_memory(const sy_merging *g)
     return tiles + batch + sy_threads(g->ctx) * g->largest_whole * 4 + (24 << 20);
 }
 
-sy_status syi_merge_work(sy_merging *g)
+static sy_status one_round(worker *w, double began)
 {
-    worker *w = syi_calloc(g->ctx, 1, sizeof *w);
-    if (!w) return SY_E_MEMORY;
-    w->g = g;
-    const double began = syi_now();
-    sy_status st = syi_arena_new(g->ctx, 1 << 20, &w->arena);
-    if (st == SY_OK) st = size_scratch(w);
+    sy_merging *g = w->g;
+    sy_status st = SY_OK;
     for (int64_t first = 0, end; first < g->n && st == SY_OK; first = end) {
         end = batch_end(g, first, g->counting);
         for (int64_t i = end, next = batch_end(g, end, g->counting); i < next; i++)
@@ -436,6 +449,22 @@ sy_status syi_merge_work(sy_merging *g)
         if (st == SY_OK) report(g, began, end);
         if (st == SY_OK && sy_cancelled(g->ctx))
             st = syi_fail(g->ctx, SY_E_CANCELLED, "interrupted after %lld of %lld tensors; the same command goes on from there", (long long)end, (long long)g->n);
+    }
+    return st;
+}
+
+sy_status syi_merge_work(sy_merging *g)
+{
+    worker *w = syi_calloc(g->ctx, 1, sizeof *w);
+    if (!w) return SY_E_MEMORY;
+    w->g = g;
+    const double began = syi_now();
+    sy_status st = syi_arena_new(g->ctx, 1 << 20, &w->arena);
+    if (st == SY_OK) st = size_scratch(w);
+    while (st == SY_OK) {
+        st = one_round(w, began);
+        if (st != SY_OK || !makes_state(g)) break;
+        st = syi_merge_next(g);
     }
     free_scratch(w);
     syi_arena_free(w->arena);

@@ -128,6 +128,7 @@ static sy_status work(void *self_, sy_job *job)
     SYI_TRY(syi_merge_work(g));
     SYI_TRY(syi_merge_end(g, self->out));
     json_object_set_new(report, "method", json_string(g->use.method->name));
+    if (g->numbers) json_object_update(report, g->numbers);
     json_object_set_new(report, "resumed", json_integer(g->resumed));
     json_object_set_new(report, "held_bytes", json_integer(sy_memory_peak(ctx)));
     json_object_set_new(report, "peak_bytes", json_integer(syi_rss_peak()));
@@ -135,6 +136,32 @@ static sy_status work(void *self_, sy_job *job)
     syi_job_receipt(job, "%s of %d models: %lld tensors, %s in %s, %s", g->use.method->name, g->n_models, (long long)g->n, syi_human_bytes(size, bytes), self->out,
                     syi_human_time(limit, syi_now() - began));
     return SY_OK;
+}
+
+/* -- what mergers ask ---------------------------------------------------------------------------- */
+
+int sy_merge_models(const sy_merging *job)
+{
+    int most = 0;
+    for (int64_t i = 0; i < job->n; i++)
+        if (job->tensors[i].n > most) most = job->tensors[i].n;
+    return most;
+}
+
+sy_context *sy_merging_context(const sy_merging *job) { return job->ctx; }
+uint64_t sy_merging_seed(const sy_merging *job) { return job->seed; }
+const char *sy_merge_noted(const sy_merging *job) { return job->noted; }
+
+sy_status sy_merge_note(sy_merging *job, const char *text)
+{
+    job->note = syi_arena_strdup(job->arena, text);
+    return job->note ? SY_OK : SY_E_MEMORY;
+}
+
+sy_status sy_merge_report(sy_merging *job, const char *key, double value)
+{
+    if (!job->numbers) job->numbers = json_object();
+    return job->numbers && json_object_set_new(job->numbers, key, json_real(value)) == 0 ? SY_OK : syi_nomem(job->ctx, 0);
 }
 
 static void finish(void *self) { syi_merge_close(&((merge_self *)self)->g); }
