@@ -384,7 +384,8 @@ static sy_status global_options(sy_merging *g)
         const bool texts = r->type == SY_OPT_LIST || r->type == SY_OPT_MAP;
         if (!texts && (json_is_array(v) || json_is_object(v))) continue; /* differs from tensor to tensor */
         snprintf(where, sizeof where, "%.100s: parameters.%.60s", g->recipe.path, key);
-        json_t *real = r->type == SY_OPT_FLOAT && json_is_integer(v) ? json_real((double)json_integer_value(v)) : NULL;
+        json_t *real = r->type == SY_OPT_FLOAT && json_is_integer(v) ? json_real((double)json_integer_value(v))
+                       : r->type == SY_OPT_BOOL && json_is_number(v) ? json_boolean(json_number_value(v) != 0) : NULL;
         sy_status st = syi_option_from_json(g->ctx, r, g->use.self, real ? real : v, where, g->arena);
         json_decref(real);
         if (st != SY_OK && json_is_string(v) && r->type == SY_OPT_FLOAT) st = syi_option_set(g->ctx, r, g->use.self, json_string_value(v), where, g->arena);
