@@ -47,6 +47,7 @@ typedef struct sy_layer {
                               the method asked for none                                  */
     int choice;            /* tag of the way that was allocated, -1: nobody was asked     */
     sy_weight *take;       /* out: what replaces the weight (syi_weight_new)              */
+    bool keep;             /* out, without take: the weight stays as it is                */
     char note[120];        /* out: for the report, "" nothing                            */
 } sy_layer;
 

@@ -82,8 +82,8 @@ static void let_go(sy_calibration *c)
         syi_pair *p = &c->pair[i];
         p->site->weight = p->original;
         syi_free(c->ctx, p->student.slot[0].data);
-        for (int s = 0; s < SY_MAX_WEIGHT_SLOTS; s++)
-            if (p->original->slot[s].data) syi_mapped_forget(p->original->slot[s].data, sy_tensor_bytes(&p->original->slot[s]));
+        const sy_entry *e = p->original->name ? sy_checkpoint_find(c->model->source->tensors, p->original->name) : NULL;
+        if (e && e->data == p->original->slot[0].data) syi_mapped_forget(e->data, e->bytes); /* only what lies in the file comes back */
         *p = (syi_pair){0};
     }
     c->n_pairs = 0;

@@ -183,11 +183,28 @@ static void progress(syi_compress *s, const char *what, int done)
     syi_progress(s->ctx, &(sy_progress){.what = what, .done = done, .total = s->n_sites, .unit = "layer", .eta = -1, .loss = NAN, .bytes = syi_rss_now()});
 }
 
+static sy_status keep_as_is(sy_calibration *c, sy_layer *layer, syi_layer_report *r)
+{
+    syi_compress *s = c->owner;
+    const sy_weight *w = syi_calibration_pair(c, layer->site)->original;
+    r->bits = w->type->bits(w);
+    r->bytes = (int64_t)(r->bits * (double)(layer->out * layer->in) / 8);
+    r->weight_error = r->output_error = 0;
+    r->seconds += syi_now();
+    snprintf(r->note, sizeof r->note, "%s", layer->note);
+    s->kept = layer->site->name;
+    const sy_status st = s->block_unit ? SY_OK : syi_journal_save(s, layer->site->name);
+    s->kept = NULL;
+    syi_layer_free(c, layer);
+    return st;
+}
+
 sy_status syi_layer_end(sy_calibration *c, sy_layer *layer)
 {
     syi_compress *s = c->owner;
     syi_layer_report spare = {0}, *r = layer->index >= 0 ? &s->report[layer->index] : &spare;
     sy_weight *take = layer->take;
+    if (layer->keep && !take) return keep_as_is(c, layer, r);
     sy_status st = take ? SY_OK : syi_fail(c->ctx, SY_E_BUG, "%s: the method gave no weight", layer->site->name);
     float *now = syi_alloc(c->ctx, (size_t)(layer->out * layer->in) * sizeof *now);
     if (st == SY_OK && !now) st = SY_E_MEMORY;

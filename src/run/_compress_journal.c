@@ -145,6 +145,7 @@ sy_status syi_journal_save(syi_compress *s, const char *unit)
         const int k = report_index(s, s->made[i].module);
         if (k >= 0) json_array_append_new(list, report_json(&s->report[k]));
     }
+    if (s->kept) json_array_append_new(list, report_json(&s->report[report_index(s, s->kept)]));
     sy_status st = path && list ? SY_OK : SY_E_MEMORY;
     if (st == SY_OK) text = json_dumps(list, JSON_COMPACT | JSON_REAL_PRECISION(17));
     if (st == SY_OK) st = sy_writer_new(s->ctx, path, 0, &w);

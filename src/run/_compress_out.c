@@ -56,12 +56,15 @@ static const sy_entry *vector_of(const output *o, const char *name)
     return NULL;
 }
 
-static sy_site *site_of(const syi_compress *s, const char *tensor)
+/* The compressed site whose weight the tensor is; NULL too for one that was kept as it is. */
+static sy_site *site_of(const output *o, const char *tensor)
 {
+    const syi_compress *s = o->s;
+    const sy_storage *type;
     const size_t n = strlen(tensor);
     for (int i = 0; i < s->n_sites; i++) {
         const size_t len = strlen(s->site[i]->name);
-        if (n == len + 7 && memcmp(tensor, s->site[i]->name, len) == 0 && strcmp(tensor + len, ".weight") == 0) return s->site[i];
+        if (n == len + 7 && memcmp(tensor, s->site[i]->name, len) == 0 && strcmp(tensor + len, ".weight") == 0) return unit_of(o, s->site[i], &type) ? s->site[i] : NULL;
     }
     return NULL;
 }
@@ -89,7 +92,7 @@ static sy_status dense_rows(void *self, const sy_entry *e, int64_t row, int64_t 
 {
     output *o = self;
     sy_context *ctx = o->s->ctx;
-    const sy_site *site = site_of(o->s, e->name);
+    const sy_site *site = site_of(o, e->name);
     const sy_entry *vector = site ? NULL : vector_of(o, e->name);
     if (!site) return sy_entry_read_f32(ctx, vector ? vector : e, row, n, dst);
     if (o->held_site != site) {
@@ -110,7 +113,7 @@ static sy_status dense_rows(void *self, const sy_entry *e, int64_t row, int64_t 
 static bool replaced(void *self, const sy_entry *e)
 {
     const output *o = self;
-    return site_of(o->s, e->name) != NULL || vector_of(o, e->name) != NULL;
+    return site_of(o, e->name) != NULL || vector_of(o, e->name) != NULL;
 }
 
 static sy_status room(output *o, int64_t bytes)

@@ -38,6 +38,7 @@ typedef struct syi_compress {
     struct { sy_weight *weight; const char *module; } *made; int n_made;
     struct { const sy_param *param; float *data; } *vector; int n_vectors;
     bool block_unit;
+    const char *kept;          /* a layer without a weight of its own in the unit         */
 } syi_compress;
 
 /* Everything between an open run and a complete journal. sets, windows as for

@@ -13,6 +13,7 @@
 
 #include "tensor/kernels.h"
 #include "tensor/packed.h"
+#include "tensor/signs.h"
 
 typedef enum { SYI_ISA_PLAIN, SYI_ISA_NEON, SYI_ISA_AVX2, SYI_ISA_AVX512, SYI_ISA_AVX512_BF16 } syi_isa;
 
@@ -40,6 +41,9 @@ typedef struct {
     /* gemm_panels.c: out[i, 0..31] = x[i,:] . half a block of 64 packed rows; k a
      * multiple of 16, i < m <= 4. */
     void (*gemv_panels)(int m, int64_t k, const float *x, int64_t ldx, const uint16_t *w, float *out, int64_t ldo);
+    /* signs.c: tables of a patch of rows; half tiles of 16 rows [first, end) from them. */
+    void (*signs_table)(const syi_signs *s, int64_t patch, int64_t across, const float *x, float *table);
+    void (*signs_sum)(const syi_signs *s, const float *table, int64_t first, int64_t end, float *y);
     /* Sum of |w^ - w|^2.4, w^ = scale * (clamp(round(w / scale) + zero, 0, top) - zero). */
     double (*grid_error)(const float *w, int64_t n, float scale, float zero, float top);
     /* gemm_outer.c: out[r, 48] = S[k, r]^T X[k, cols <= 48]; S as outer_pack left it

@@ -159,6 +159,7 @@ static inline __attribute__((always_inline)) vf vact(const int kind, vf x, vf *d
 #include "tensor/cpu_outer.h"
 #include "tensor/cpu_packed.h"
 #include "tensor/cpu_grid.h"
+#include "tensor/cpu_signs.h"
 
 /* value *= keep; m += (g - m)(1 - b1); v = b2 v + (1 - b2) g g; value -= step m /
  * (sqrt(v)/root2 + eps): torch.optim.AdamW's operations in its order. */
@@ -195,6 +196,8 @@ const syi_cpu CPU_ROW = {
     .gemv_f32 = gemv_f32,
     .gemv_bf16 = gemv_bf16,
     .grid_error = grid_error,
+    .signs_table = signs_table,
+    .signs_sum = signs_sum,
     .packed_in = packed_in,
     .gemv_packed = gemv_packed,
     .unpack = unpack,
