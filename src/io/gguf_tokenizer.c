@@ -1,21 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Tokenizers between tokenizer.json and GGUF's keys: byte-level BPE.
+/* Tokenizers between tokenizer.json and GGUF's keys. What is the same for all is here,
+ * with byte-level BPE ("gpt2"); SentencePiece's scores ("llama") and WordPiece
+ * ("bert") are rows of vocabularies.c.
  *
- * GGUF keeps tokens, their types and merges as arrays, and only a name for what
- * happens before (pretokenizers.c). Files of other vocabularies are refused by
- * name. */
-#include "source.h"
-
-#include <stdlib.h>
-
-#define KEY "tokenizer.ggml."
-
-/* Types of tokens in GGUF. */
-enum { NORMAL = 1, CONTROL = 3, USER_DEFINED = 4, UNUSED = 5 };
+ * GGUF keeps tokens, their types and merges or scores as arrays, and only a name for
+ * what happens before (pretokenizers.c). Other vocabularies are refused by name. */
+#include "vocabularies.h"
 
 /* -- from GGUF -------------------------------------------------------------------- */
 
-typedef struct { sy_context *ctx; const syi_gguf *g; const char *path; } reader;
+typedef syi_vocab_reader reader;
 
 /* The text of token id, NUL-terminated in a buffer that the next call overwrites. */
 static sy_status token_text(reader *r, syi_text *buffer, int64_t id, const char **out)
@@ -45,7 +39,7 @@ static bool is_filler(const reader *r, int64_t id, const char *text)
     return type_of(r, id) == UNUSED && (syi_starts(text, "[PAD") || syi_starts(text, "<pad"));
 }
 
-static sy_status read_vocab(reader *r, json_t *vocab, json_t *added)
+static sy_status read_vocab(reader *r, const syi_vocabulary *kind, json_t *vocab, json_t *added)
 {
     sy_context *ctx = r->ctx;
     const int64_t n = syi_gguf_array(r->g, KEY "tokens", NULL), types = syi_gguf_array(r->g, KEY "token_type", NULL);
@@ -59,15 +53,21 @@ static sy_status read_vocab(reader *r, json_t *vocab, json_t *added)
         const char *text = NULL;
         status = token_text(r, &buffer, id, &text);
         if (status != SY_OK || is_filler(r, id, text)) continue;
+        char *ours = kind != NULL && kind->text_from != NULL ? kind->text_from(ctx, text, type_of(r, id)) : NULL;
+        if (kind != NULL && kind->text_from != NULL && (text = ours) == NULL) {
+            status = sy_error_code(ctx);
+            break;
+        }
         if (json_object_get(vocab, text) != NULL)
             status = syi_fail(ctx, SY_E_INPUT, "%s: token %lld, \"%s\", is there twice", r->path, (long long)id, text);
         else if (json_object_set_new(vocab, text, json_integer(id)) != 0)
             status = syi_nomem(ctx, 0);
         const int type = type_of(r, id);
-        if (status == SY_OK && (type == CONTROL || type == USER_DEFINED) &&
+        if (status == SY_OK && (type == CONTROL || type == USER_DEFINED || type == UNKNOWN) &&
             json_array_append_new(added, json_pack("{s:I,s:s,s:b,s:b,s:b,s:b,s:b}", "id", (json_int_t)id, "content", text, "single_word", 0,
-                                                   "lstrip", 0, "rstrip", 0, "normalized", 0, "special", type == CONTROL)) != 0)
+                                                   "lstrip", 0, "rstrip", 0, "normalized", 0, "special", type != USER_DEFINED)) != 0)
             status = syi_nomem(ctx, 0);
+        syi_free(ctx, ours);
     }
     syi_text_free(&buffer);
     return status;
@@ -136,14 +136,31 @@ static sy_status special_tokens(reader *r, special *at, int n, json_t *config)
     return status;
 }
 
-static sy_status build(reader *r, const syi_pre_row *pre, json_t **tokenizer, json_t **config)
+/* Byte-level BPE: what the name of its pre-tokenizer stands for. */
+static sy_status bytes_parts(reader *r, const json_t *vocab, syi_vocab_parts *out)
 {
-    special at[] = {{"bos_token", KEY "bos_token_id", -1, NULL},
-                    {"eos_token", KEY "eos_token_id", -1, NULL},
-                    {"pad_token", KEY "padding_token_id", -1, NULL},
-                    {"unk_token", KEY "unknown_token_id", -1, NULL}};
-    json_t *vocab = json_object(), *merges = json_array(), *added = json_array();
-    bool add_bos = pre->add_bos, add_eos = false;
+    (void)vocab;
+    const syi_pre_row *pre = r->pre;
+    json_t *merges = json_array();
+    out->normalizer = pre->normalizer != NULL ? json_loads(pre->normalizer, 0, NULL) : json_null();
+    out->pre_tokenizer = json_loads(pre->pre_tokenizer, 0, NULL);
+    out->decoder = json_pack("{s:s,s:b,s:b,s:b}", "type", "ByteLevel", "add_prefix_space", 1, "trim_offsets", 1, "use_regex", 1);
+    out->model = json_pack("{s:s,s:n,s:n,s:s,s:s,s:b,s:b,s:b,s:O}", "type", "BPE", "dropout", "unk_token", "continuing_subword_prefix", "",
+                           "end_of_word_suffix", "", "fuse_unk", 0, "byte_fallback", 0, "ignore_merges", (int)pre->ignore_merges, "merges", merges);
+    const sy_status status = merges == NULL ? syi_nomem(r->ctx, 0) : read_merges(r, merges);
+    json_decref(merges);
+    return status;
+}
+
+static sy_status build(reader *r, const syi_vocabulary *kind, json_t **tokenizer, json_t **config)
+{
+    special at[] = {{"bos_token", KEY "bos_token_id", -1, NULL},       {"eos_token", KEY "eos_token_id", -1, NULL},
+                    {"pad_token", KEY "padding_token_id", -1, NULL},   {"unk_token", KEY "unknown_token_id", -1, NULL},
+                    {"cls_token", KEY "cls_token_id", -1, NULL},       {"sep_token", KEY "seperator_token_id", -1, NULL},
+                    {"mask_token", KEY "mask_token_id", -1, NULL}};
+    json_t *vocab = json_object(), *added = json_array(), *post;
+    syi_vocab_parts parts = {0};
+    bool add_bos = kind != NULL ? kind->add_bos : r->pre->add_bos, add_eos = kind != NULL && kind->add_eos;
     int64_t context = 0;
     const char *arch = "", *text;
     char key[256];
@@ -151,45 +168,48 @@ static sy_status build(reader *r, const syi_pre_row *pre, json_t **tokenizer, js
     *config = json_pack("{s:b,s:s}", "clean_up_tokenization_spaces", 0, "tokenizer_class", "PreTrainedTokenizerFast");
     syi_gguf_bool(r->g, KEY "add_bos_token", &add_bos);
     syi_gguf_bool(r->g, KEY "add_eos_token", &add_eos);
-    SYI_TRY_TO(done, status, read_vocab(r, vocab, added));
-    SYI_TRY_TO(done, status, read_merges(r, merges));
+    SYI_TRY_TO(done, status, read_vocab(r, kind, vocab, added));
     SYI_TRY_TO(done, status, special_tokens(r, at, SYI_COUNT(at), *config));
+    r->unk = at[3].text;
+    SYI_TRY_TO(done, status, kind != NULL ? kind->parts(r, vocab, &parts) : bytes_parts(r, vocab, &parts));
     syi_gguf_str(r->g, "general.architecture", &arch);
     snprintf(key, sizeof key, "%s.context_length", arch);
     if (syi_gguf_int(r->g, key, &context)) json_object_set_new(*config, "model_max_length", json_integer(context));
     if (syi_gguf_str(r->g, "tokenizer.chat_template", &text)) json_object_set_new(*config, "chat_template", json_string(text));
     json_object_set_new(*config, "add_bos_token", json_boolean(add_bos && at[0].text != NULL));
     json_object_set_new(*config, "add_eos_token", json_boolean(add_eos && at[1].text != NULL));
-
-    *tokenizer = json_pack("{s:s,s:n,s:n,s:O,s:o,s:o,s:o,s:{s:s,s:b,s:b,s:b},s:{s:s,s:n,s:n,s:s,s:s,s:b,s:b,s:b,s:O,s:O}}", "version", "1.0",
-                           "truncation", "padding", "added_tokens", added, "normalizer",
-                           pre->normalizer != NULL ? json_loads(pre->normalizer, 0, NULL) : json_null(), "pre_tokenizer",
-                           json_loads(pre->pre_tokenizer, 0, NULL), "post_processor",
-                           post_processor(add_bos ? at[0].text : NULL, at[0].id, add_eos ? at[1].text : NULL, at[1].id), "decoder", "type",
-                           "ByteLevel", "add_prefix_space", 1, "trim_offsets", 1, "use_regex", 1, "model", "type", "BPE", "dropout",
-                           "unk_token", "continuing_subword_prefix", "", "end_of_word_suffix", "", "fuse_unk", 0, "byte_fallback", 0,
-                           "ignore_merges", (int)pre->ignore_merges, "vocab", vocab, "merges", merges);
+    int front = at[0].text == NULL && at[4].text != NULL ? 4 : 0, back = kind != NULL && kind->add_eos && at[5].text != NULL ? 5 : 1;
+    post = post_processor(add_bos ? at[front].text : NULL, at[front].id, add_eos ? at[back].text : NULL, at[back].id);
+    if (parts.model != NULL) json_object_set(parts.model, "vocab", vocab);
+    *tokenizer = json_pack("{s:s,s:n,s:n,s:O,s:O,s:O,s:o,s:O,s:O}", "version", "1.0", "truncation", "padding", "added_tokens", added, "normalizer",
+                           parts.normalizer, "pre_tokenizer", parts.pre_tokenizer, "post_processor", post, "decoder", parts.decoder, "model", parts.model);
     status = *tokenizer != NULL && *config != NULL ? SY_OK : syi_nomem(r->ctx, 0);
 done:
     for (int i = 0; i < SYI_COUNT(at); i++) syi_free(r->ctx, at[i].text);
+    json_decref(parts.normalizer);
+    json_decref(parts.pre_tokenizer);
+    json_decref(parts.decoder);
+    json_decref(parts.model);
     json_decref(vocab);
-    json_decref(merges);
     json_decref(added);
     return status;
 }
 
 sy_status syi_tokenizer_from_gguf(sy_context *ctx, const syi_gguf *g, const char *path, json_t **tokenizer, json_t **config, char **chat_template)
 {
-    reader r = {ctx, g, path};
+    reader r = {.ctx = ctx, .g = g, .path = path};
     const char *model, *pre = NULL, *text;
     if (!syi_gguf_str(g, KEY "model", &model) || strcmp(model, "no_vocab") == 0 || strcmp(model, "none") == 0) return SY_OK;
     if (syi_gguf_str(g, "tokenizer.chat_template", &text)) {
         *chat_template = syi_strdup(ctx, text);
         if (*chat_template == NULL) return sy_error_code(ctx);
     }
-    if (strcmp(model, "gpt2") != 0)
-        return syi_fail(ctx, SY_E_UNSUPPORTED, "%s: its tokenizer is of kind \"%s\" (" KEY "model); only byte-level BPE (\"gpt2\") is supported", path,
-                        model);
+    if (strcmp(model, "gpt2") != 0) {
+        const syi_vocabulary *kind = syi_vocabulary_by_name(model);
+        if (kind != NULL) return build(&r, kind, tokenizer, config);
+        return syi_fail(ctx, SY_E_UNSUPPORTED, "%s: its tokenizer is of kind \"%s\" (" KEY "model), which is not supported; gpt2 (byte-level BPE), llama "
+                        "(SentencePiece) and bert (WordPiece) are", path, model);
+    }
     if (!syi_gguf_str(g, KEY "pre", &pre)) {
         syi_log(ctx, SY_LOG_WARN, "%s: has no " KEY "pre: GPT-2's pre-tokenizer is assumed, which may be wrong", path);
         pre = "gpt-2";
@@ -204,18 +224,13 @@ sy_status syi_tokenizer_from_gguf(sy_context *ctx, const syi_gguf *g, const char
         syi_text_free(&known);
         return status;
     }
-    return build(&r, row, tokenizer, config);
+    r.pre = row;
+    return build(&r, NULL, tokenizer, config);
 }
 
 /* -- to GGUF --------------------------------------------------------------------------- */
 
-typedef struct {
-    sy_context *ctx;
-    const syi_source *s;
-    int64_t n;
-    const char **token;    /* [n], NULL: no such id                                   */
-    int32_t *type;         /* [n]                                                     */
-} table;
+typedef syi_vocab_table table;
 
 static sy_status put_token(table *t, const char *text, int64_t id, int type)
 {
@@ -342,7 +357,10 @@ static sy_status put_ids(syi_gguf_writer *w, const syi_source *s)
     static const struct { const char *key, *token, *id; } rows[] = {{KEY "bos_token_id", "bos_token", "bos_token_id"},
                                                                     {KEY "eos_token_id", "eos_token", "eos_token_id"},
                                                                     {KEY "unknown_token_id", "unk_token", "unk_token_id"},
-                                                                    {KEY "padding_token_id", "pad_token", "pad_token_id"}};
+                                                                    {KEY "padding_token_id", "pad_token", "pad_token_id"},
+                                                                    {KEY "cls_token_id", "cls_token", "cls_token_id"},
+                                                                    {KEY "seperator_token_id", "sep_token", "sep_token_id"},
+                                                                    {KEY "mask_token_id", "mask_token", "mask_token_id"}};
     int64_t eos = -1;
     for (int i = 0; i < SYI_COUNT(rows); i++) {
         const int64_t id = special_id(s, rows[i].token, rows[i].id);
@@ -356,23 +374,24 @@ static sy_status put_ids(syi_gguf_writer *w, const syi_source *s)
     return SY_OK;
 }
 
-static sy_status put_all(syi_gguf_writer *w, table *t, const syi_pre_row *pre, syi_arena *arena)
+static sy_status put_all(syi_gguf_writer *w, table *t, const syi_vocabulary *kind, const syi_pre_row *pre, syi_arena *arena)
 {
-    char name[32];
-    syi_pre_name(pre, name);
-    SYI_TRY(syi_gguf_put_str(w, KEY "model", "gpt2", -1));
+    char name[32] = "default";
+    if (kind == NULL) syi_pre_name(pre, name);
+    SYI_TRY(syi_gguf_put_str(w, KEY "model", kind != NULL ? kind->model : "gpt2", -1));
     SYI_TRY(syi_gguf_put_str(w, KEY "pre", name, -1));
     t->token = syi_arena_alloc(arena, (size_t)t->n * sizeof *t->token);
     t->type = syi_arena_alloc(arena, (size_t)t->n * sizeof *t->type);
     if (t->token == NULL || t->type == NULL) return sy_error_code(t->ctx);
     SYI_TRY(fill_table(t, arena));
+    if (kind != NULL) SYI_TRY(kind->put(w, t, arena));
     SYI_TRY(syi_gguf_put_strs(w, KEY "tokens", t->n, t->token, NULL));
     SYI_TRY(syi_gguf_put_i32s(w, KEY "token_type", t->n, t->type));
-    SYI_TRY(put_merges(w, t, arena));
+    if (kind == NULL) SYI_TRY(put_merges(w, t, arena));
     SYI_TRY(put_ids(w, t->s));
     SYI_TRY(syi_gguf_put_bool(w, KEY "add_bos_token", adds(t->s, "add_bos_token", true)));
     SYI_TRY(syi_gguf_put_bool(w, KEY "add_eos_token", adds(t->s, "add_eos_token", false)));
-    SYI_TRY(syi_gguf_put_bool(w, KEY "add_space_prefix", false));
+    SYI_TRY(syi_gguf_put_bool(w, KEY "add_space_prefix", kind != NULL && kind->adds_space(t->s->tokenizer)));
     if (t->s->chat_template != NULL) SYI_TRY(syi_gguf_put_str(w, "tokenizer.chat_template", t->s->chat_template, -1));
     return SY_OK;
 }
@@ -392,13 +411,14 @@ sy_status syi_tokenizer_to_gguf(syi_gguf_writer *w, const syi_source *s, int64_t
         syi_log(ctx, SY_LOG_WARN, "%s: has no tokenizer.json: the GGUF will have no vocabulary", s->path);
         return syi_gguf_put_str(w, KEY "model", "no_vocab", -1);
     }
+    const syi_vocabulary *kind = syi_vocabulary_of(s->tokenizer);
     const json_t *model = json_object_get(s->tokenizer, "model");
     const char *type = json_string_value(json_object_get(model, "type"));
-    if (type != NULL ? strcmp(type, "BPE") != 0 : json_object_get(model, "merges") == NULL)
-        return syi_fail(ctx, SY_E_UNSUPPORTED, "%s: tokenizer.json: a model of type %s cannot be written to GGUF; BPE can", s->path,
-                        type != NULL ? type : "(none)");
-    const syi_pre_row *pre = syi_pre_of(s->tokenizer);
-    if (pre == NULL) {
+    if (kind == NULL && (type != NULL ? strcmp(type, "BPE") != 0 : json_object_get(model, "merges") == NULL))
+        return syi_fail(ctx, SY_E_UNSUPPORTED, "%s: tokenizer.json: GGUF has no such tokenizer: a model of type %s with this normalizer; byte-level BPE, "
+                        "SentencePiece's BPE (byte_fallback, \"\xE2\x96\x81\" for spaces) and uncased BERT's WordPiece can be written", s->path, type != NULL ? type : "(none)");
+    const syi_pre_row *pre = kind == NULL ? syi_pre_of(s->tokenizer) : NULL;
+    if (kind == NULL && pre == NULL) {
         syi_text known;
         syi_text_init(&known, ctx, 4096);
         syi_pre_list(&known);
@@ -412,7 +432,7 @@ sy_status syi_tokenizer_to_gguf(syi_gguf_writer *w, const syi_source *s, int64_t
     table t = {ctx, s, vocab, NULL, NULL};
     syi_arena *arena = NULL;
     SYI_TRY(syi_arena_new(ctx, 256 * 1024, &arena));
-    const sy_status status = put_all(w, &t, pre, arena);
+    const sy_status status = put_all(w, &t, kind, pre, arena);
     syi_arena_free(arena);
     return status;
 }
