@@ -324,7 +324,7 @@ static value choose(run *r, value in, const arguments *a, bool by_attribute, boo
     value l = syi_v_items(r, in), out = syi_v_list(r, V_LIST);
     int at = by_attribute;
     if (a->n < at) return syi_v_fail(r, SY_E_INPUT, "selectattr needs the name of an attribute");
-    arguments rest = {.v = a->v + at + 1, .n = a->n > at + 1 ? a->n - at - 1 : 0};
+    arguments rest = {.v = a->n > at ? a->v + at + 1 : a->v, .n = a->n > at + 1 ? a->n - at - 1 : 0};
     if (a->n > at && a->v[at].kind != V_STRING) return syi_v_fail(r, SY_E_INPUT, "the name of a test is a text");
     for (int64_t i = 0; r->status == SY_OK && i < l.u.list->n; i++) {
         value v = by_attribute ? at_path(r, l.u.list->v[i], a->v[0]) : l.u.list->v[i];
@@ -345,7 +345,7 @@ static value f_map(run *r, value in, const arguments *a)
     bool attribute = syi_argument(a, -1, "attribute", &path);
     syi_argument(a, -1, "default", &other);
     if (!attribute && (a->n == 0 || a->v[0].kind != V_STRING)) return syi_v_fail(r, SY_E_INPUT, "map needs a filter or an attribute");
-    arguments rest = {.v = a->v + 1, .n = a->n > 1 ? a->n - 1 : 0, .key = a->key, .key_value = a->key_value, .keys = a->keys};
+    arguments rest = {.v = a->n > 0 ? a->v + 1 : a->v, .n = a->n > 1 ? a->n - 1 : 0, .key = a->key, .key_value = a->key_value, .keys = a->keys};
     for (int64_t i = 0; r->status == SY_OK && i < l.u.list->n; i++) {
         value v = attribute ? at_path(r, l.u.list->v[i], path) : syi_filter(r, a->v[0].u.str.s, a->v[0].u.str.n, l.u.list->v[i], &rest);
         syi_v_push(r, out, v.kind == V_UNDEFINED ? other : v);
