@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Output head and cross-entropy in one: logits are products of the chosen rows
- * with the vocabulary, made a chunk at a time in scratch, turned in place into
- * the gradient of the loss, and used up by the two gradient products before the
- * next chunk. Without gradients the vocabulary is walked in blocks as well and a
- * running maximum and sum remain, so that the logits never leave the cache. */
+ * with the vocabulary, made a chunk of rows at a time in scratch. The vocabulary is
+ * walked in blocks, twice: logits with their running maximum and sum, then the
+ * gradient of a block of logits, which the two gradient products use up before the
+ * next. Without gradients one block of logits is all there is. */
 #include "tensor/attention_internal.h"
 #include "tensor/cross_entropy_internal.h"
 
@@ -14,7 +14,7 @@ enum {
     FEW_ROWS = 64,          /* below this the products lose more than the cache gains */
     MOST_BYTES = 56 << 20,  /* and this bounds the scratch all the same */
     MAX_ROWS = 512,         /* beyond this the products gain nothing */
-    VOCAB_BLOCK = 4096      /* logits of a row at a time when only the loss is wanted */
+    VOCAB_BLOCK = 4096      /* classes at a time: their logits are still in the cache when they are read */
 };
 
 static int64_t item_bytes(sy_dtype dt)
@@ -22,19 +22,12 @@ static int64_t item_bytes(sy_dtype dt)
     return dt == SY_F64 ? 8 : dt == SY_F32 ? 4 : 2;
 }
 
-/* A bf16 gradient gets rows of its own, side by side as products want them; others take
- * the place of the logits. */
-static int64_t grad_bytes(sy_dtype dt, int64_t vocab)
-{
-    return dt == SY_BF16 ? 2 * vocab : 0;
-}
-
 /* Rows of a chunk. A function of the vocabulary (and the type) alone, so that the
  * products and with them every bit of the result stay the same. */
 static int64_t chunk_rows(sy_dtype dt, int64_t vocab)
 {
-    const int64_t row = vocab * (dt == SY_F64 ? 8 : 4), all = row + grad_bytes(dt, vocab);
-    int64_t rows = syi_max(LOGIT_BYTES / row, syi_min(FEW_ROWS, MOST_BYTES / all));
+    const int64_t row = vocab * (dt == SY_F64 ? 8 : 4);
+    int64_t rows = syi_max(LOGIT_BYTES / row, syi_min(FEW_ROWS, MOST_BYTES / row));
     return syi_max(16, syi_min(rows / 16 * 16, MAX_ROWS));
 }
 
@@ -44,7 +37,7 @@ static int64_t aligned(int64_t bytes)
 }
 
 /* Where the parts of the scratch begin. */
-typedef struct { int64_t rows, index, h, dh, logits, grad, max, sum, nll, end; } layout;
+typedef struct { int64_t rows, index, h, dh, sums, logits, grad, max, sum, nll, end; } layout;
 
 static layout lay_out(sy_dtype dt, const syi_head *a)
 {
@@ -52,12 +45,13 @@ static layout lay_out(sy_dtype dt, const syi_head *a)
     const int64_t acc = dt == SY_F64 ? 8 : 4;
     l.h = l.index + aligned(a->tokens * (int64_t)sizeof(int32_t));
     l.dh = l.h + aligned(l.rows * a->hidden * item_bytes(dt));
-    l.max = l.dh + aligned(l.rows * a->hidden * item_bytes(dt));
+    l.sums = l.dh + aligned(l.rows * a->hidden * item_bytes(dt));
+    l.max = l.sums + aligned(dt == SY_BF16 ? l.rows * a->hidden * 4 : 0);
     l.sum = l.max + aligned(l.rows * 8);
     l.nll = l.sum + aligned(l.rows * 8);
     l.logits = l.nll + aligned(l.rows * 8);
     l.grad = l.logits + aligned(l.rows * a->vocab * acc);
-    l.end = l.grad + aligned(l.rows * grad_bytes(dt, a->vocab));
+    l.end = l.grad + aligned(dt == SY_BF16 ? l.rows * syi_min(a->vocab, VOCAB_BLOCK) * 2 : 0);
     return l;
 }
 
@@ -124,31 +118,38 @@ typedef struct {
     const int32_t *index; /* token of each row of the chunk */
     int64_t rows;
     const char *h;
-    char *dh, *logits, *grad; /* grad: of the logits, [rows, vocab] of type dt */
+    char *dh, *sums;      /* [rows, hidden]: result, sums (f32, f64; for F32 and F64 the same) */
+    char *logits, *grad;  /* of block v0..v1-1: [rows, v1-v0] from logits + rows*v0; its gradient of type dt */
     double *max, *sum, *nll; /* [rows] */
     int threads;
 } chunk;
 
+static char *block_at(const chunk *c, int64_t v0, bool all)
+{
+    return c->logits + (all ? c->rows * v0 * (c->dt == SY_F64 ? 8 : 4) : 0);
+}
+
 /* logits[rows, v1-v0] = h W[v0:v1]^T */
-static sy_status product(const chunk *c, int64_t v0, int64_t v1)
+static sy_status product(const chunk *c, int64_t v0, int64_t v1, char *logits)
 {
     const sy_dtype lt = c->dt == SY_F64 ? SY_F64 : SY_F32;
     const int64_t hidden = c->a->hidden;
-    return syi_gemm(c->e, c->rows, v1 - v0, hidden, 1, (syi_mat){c->dt, c->h, hidden, false},
-                    (syi_mat){c->wt, (const char *)c->w + v0 * hidden * item_bytes(c->wt), hidden, true}, 0, lt, c->logits, v1 - v0);
+    const char *w = (const char *)c->w + v0 * hidden * item_bytes(c->wt);
+    if (c->a->panels) return syi_gemm_panels(c->e, c->rows, v1 - v0, hidden, c->dt, c->h, (const uint16_t *)(const void *)w, false, 0, lt, logits);
+    return syi_gemm(c->e, c->rows, v1 - v0, hidden, 1, (syi_mat){c->dt, c->h, hidden, false}, (syi_mat){c->wt, w, hidden, true}, 0, lt, logits, v1 - v0);
 }
 
 /* Takes logits of classes v0..v1-1 of row r into max, sum, and -logit[target] into
  * nll. */
-static void take_row(const chunk *c, int64_t r, int64_t v0, int64_t v1)
+static void take_row(const chunk *c, int64_t r, int64_t v0, int64_t v1, const char *logits)
 {
     const int64_t n = v1 - v0, target = c->a->target[c->index[r]];
     if (c->dt == SY_F64) {
-        const double *x = (const double *)(const void *)c->logits + r * n;
+        const double *x = (const double *)(const void *)logits + r * n;
         sum_f64(x, n, &c->max[r], &c->sum[r]);
         if (target >= v0 && target < v1) c->nll[r] = -x[target - v0];
     } else {
-        const float *x = (const float *)(const void *)c->logits + r * n;
+        const float *x = (const float *)(const void *)logits + r * n;
         float max = (float)c->max[r];
         c->path->sum(x, n, &max, &c->sum[r]);
         c->max[r] = max;
@@ -156,59 +157,73 @@ static void take_row(const chunk *c, int64_t r, int64_t v0, int64_t v1)
     }
 }
 
-/* The gradient of a whole row of logits. */
-static void grad_row(const chunk *c, int64_t r, double factor)
+/* The gradient of row r of a block of logits; F32 and F64 in their place. */
+static void grad_row(const chunk *c, int64_t r, int64_t v0, int64_t v1, char *logits, double factor)
 {
-    const int64_t n = c->a->vocab, target = c->a->target[c->index[r]];
+    const int64_t n = v1 - v0, target = c->a->target[c->index[r]] - v0;
     const double lse = c->max[r] + log(c->sum[r]);
+    const bool own_block = target >= 0 && target < n;
     if (c->dt == SY_F64) {
-        double *x = (double *)(void *)c->logits + r * n;
+        double *x = (double *)(void *)logits + r * n;
         for (int64_t i = 0; i < n; i++) x[i] = exp(x[i] - lse) * factor;
-        x[target] -= factor;
+        if (own_block) x[target] -= factor;
         return;
     }
-    const char *x = c->logits + r * n * 4;
-    char *g = c->grad + r * n * item_bytes(c->dt);
+    const char *x = logits + r * n * 4;
+    char *g = c->dt == SY_F32 ? logits + r * n * 4 : c->grad + r * n * 2;
+    c->path->grad((const float *)(const void *)x, n, (float)lse, (float)factor, c->dt, g);
+    if (!own_block) return;
     /* (p - 1) * factor with its own rounding, not that of p * factor */
     float own = (float)((exp(-c->nll[r]) - 1) * factor);
     uint16_t own16 = syi_bf16_put(own);
-    c->path->grad((const float *)(const void *)x, n, (float)lse, (float)factor, c->dt, g);
     if (c->dt == SY_F32) memcpy(g + target * 4, &own, 4);
     else memcpy(g + target * 2, &own16, 2);
 }
 
-static void passes(const chunk *c, int64_t v0, int64_t v1, bool grad)
+/* The two gradient products of a block. */
+static sy_status grad_products(const chunk *c, int64_t v0, int64_t v1, const char *grad, bool dh, void *dw)
 {
-    const float *weight = c->a->weight;
-#pragma omp parallel for schedule(static) num_threads(c->threads)
-    for (int64_t r = 0; r < c->rows; r++) {
-        take_row(c, r, v0, v1);
-        if (v1 == c->a->vocab) c->nll[r] += c->max[r] + log(c->sum[r]);
-        if (grad) grad_row(c, r, c->a->scale * (weight ? (double)weight[c->index[r]] : 1.0));
-    }
+    const syi_head *a = c->a;
+    const sy_dtype acc = c->dt == SY_F64 ? SY_F64 : SY_F32;
+    const int64_t n = v1 - v0;
+    if (dw)
+        SYI_TRY(syi_gemm(c->e, n, a->hidden, c->rows, 1, (syi_mat){c->dt, grad, n, true}, (syi_mat){c->dt, c->h, a->hidden, false}, 1, acc,
+                         (char *)dw + v0 * a->hidden * item_bytes(acc), a->hidden));
+    if (!dh) return SY_OK;
+    const char *w = (const char *)c->w + v0 * a->hidden * item_bytes(c->wt);
+    if (a->panels)
+        return syi_gemm_panels(c->e, c->rows, n, a->hidden, c->dt, grad, (const uint16_t *)(const void *)w, true, v0 > 0, acc, c->sums);
+    return syi_gemm(c->e, c->rows, a->hidden, n, 1, (syi_mat){c->dt, grad, n, false}, (syi_mat){c->wt, w, a->hidden, false}, v0 > 0, acc,
+                    c->sums, a->hidden);
 }
 
 static sy_status run_chunk(const chunk *c, void *dh, void *dw)
 {
     const syi_head *a = c->a;
     const int64_t row = a->hidden * item_bytes(c->dt);
+    const bool grads = dh || dw;
     for (int64_t r = 0; r < c->rows; r++) c->max[r] = -INFINITY, c->sum[r] = 0, c->nll[r] = 0;
-    if (!dh && !dw) {
-        for (int64_t v = 0; v < a->vocab; v += VOCAB_BLOCK) {
-            int64_t end = syi_min(v + VOCAB_BLOCK, a->vocab);
-            SYI_TRY(product(c, v, end));
-            passes(c, v, end, false);
+    for (int64_t v0 = 0; v0 < a->vocab; v0 += VOCAB_BLOCK) {
+        const int64_t v1 = syi_min(v0 + VOCAB_BLOCK, a->vocab);
+        char *logits = block_at(c, v0, grads);
+        SYI_TRY(product(c, v0, v1, logits));
+#pragma omp parallel for schedule(static) num_threads(c->threads)
+        for (int64_t r = 0; r < c->rows; r++) {
+            take_row(c, r, v0, v1, logits);
+            if (v1 == a->vocab) c->nll[r] += c->max[r] + log(c->sum[r]);
         }
-        return SY_OK;
     }
-    SYI_TRY(product(c, 0, a->vocab));
-    passes(c, 0, a->vocab, true);
-    if (dw)
-        SYI_TRY(syi_gemm(c->e, a->vocab, a->hidden, c->rows, 1, (syi_mat){c->dt, c->grad, a->vocab, true},
-                         (syi_mat){c->dt, c->h, a->hidden, false}, 1, c->dt == SY_F64 ? SY_F64 : SY_F32, dw, a->hidden));
+    if (!grads) return SY_OK;
+    for (int64_t v0 = 0; v0 < a->vocab; v0 += VOCAB_BLOCK) {
+        const int64_t v1 = syi_min(v0 + VOCAB_BLOCK, a->vocab);
+        char *logits = block_at(c, v0, true);
+#pragma omp parallel for schedule(static) num_threads(c->threads)
+        for (int64_t r = 0; r < c->rows; r++)
+            grad_row(c, r, v0, v1, logits, a->scale * (a->weight ? (double)a->weight[c->index[r]] : 1.0));
+        SYI_TRY(grad_products(c, v0, v1, c->dt == SY_BF16 ? c->grad : logits, dh != NULL, dw));
+    }
     if (!dh) return SY_OK;
-    SYI_TRY(syi_gemm(c->e, c->rows, a->hidden, a->vocab, 1, (syi_mat){c->dt, c->grad, a->vocab, false},
-                     (syi_mat){c->wt, c->w, a->hidden, false}, 0, c->dt, c->dh, a->hidden));
+    if (c->dt == SY_BF16) SYI_TRY(syi_cast(c->e, SY_F32, c->sums, SY_BF16, c->dh, c->rows * a->hidden));
     for (int64_t r = 0; r < c->rows; r++) memcpy((char *)dh + c->index[r] * row, c->dh + r * row, (size_t)row);
     return SY_OK;
 }
@@ -220,6 +235,7 @@ static sy_status check(sy_context *ctx, sy_dtype dt, const syi_head *a, sy_dtype
     if ((dt == SY_F64) != (wt == SY_F64) || (wt != SY_F64 && wt != SY_F32 && wt != SY_BF16))
         return syi_fail(ctx, SY_E_BUG, "head: weights of type %s with activations of type %s; F64 goes with F64, F32 and BF16 with either",
                         sy_dtype_name(wt), sy_dtype_name(dt));
+    if (a->panels && (wt != SY_BF16 || a->vocab % 64 != 0)) return syi_fail(ctx, SY_E_BUG, "head: panels are of BF16, a multiple of 64 classes");
     if (a->tokens < 0 || a->tokens > INT32_MAX || a->hidden < 1 || a->vocab < 1)
         return syi_fail(ctx, SY_E_BUG, "head: %lld tokens, hidden size %lld, vocabulary %lld", (long long)a->tokens, (long long)a->hidden,
                         (long long)a->vocab);
@@ -249,7 +265,7 @@ sy_status syi_head_loss(syi_engine *e, sy_dtype dt, const syi_head *a, const voi
     for (int64_t at = 0; at < count; at += l.rows) {
         chunk c = {.e = e, .a = a, .path = path_of(e), .dt = dt, .wt = wt, .w = w, .index = index + at,
                    .rows = syi_min(l.rows, count - at), .h = s + l.h, .dh = s + l.dh, .logits = s + l.logits,
-                   .grad = s + (dt == SY_BF16 ? l.grad : l.logits),
+                   .grad = s + l.grad, .sums = s + (dt == SY_BF16 ? l.sums : l.dh),
                    .max = (double *)(void *)(s + l.max), .sum = (double *)(void *)(s + l.sum), .nll = (double *)(void *)(s + l.nll),
                    .threads = syi_omp(ctx)};
         for (int64_t r = 0; r < c.rows; r++) memcpy(s + l.h + r * row, (const char *)h + c.index[r] * row, (size_t)row);

@@ -151,17 +151,35 @@ static sy_status by_tiles(syi_engine *e, int64_t m, int64_t n, int64_t k, sy_dty
     return SY_OK;
 }
 
-/* y += x W by way of working memory that stays in the cache. */
-static sy_status backward_added(syi_engine *e, int64_t m, int64_t n, int64_t k, const uint16_t *packed, const void *x, sy_dtype yt, void *y, bool *done)
+/* y (+)= x W where a whole product will not do: oneDNN forgets to add to f32, and cuts a
+ * long sum (from n = 4096 it was seen) by the number of threads. Here sums end after
+ * LONG_SUM terms, by way of working memory that stays in the cache. */
+enum { LONG_SUM = 2048, LONG_ROWS = 256 };
+
+static sy_status backward_in_pieces(syi_engine *e, int64_t m, int64_t n, int64_t k, const uint16_t *packed, const void *x, bool add, sy_dtype yt, void *y, bool *done)
 {
-    int64_t rows = syi_min(m, 256), zy = sy_dtype_block_bytes(yt);
-    float *t = syi_engine_work(e, SYI_WORK_C, rows * k * (int64_t)sizeof *t);
-    if (t == NULL) return SY_E_MEMORY;
+    int64_t rows = syi_min(m, LONG_ROWS), cols = syi_min(n, LONG_SUM), zy = sy_dtype_block_bytes(yt), sums = rows * k, copied = n > cols ? rows * cols : 0;
+    bool direct = yt == SY_F32; /* y itself takes the sums */
+    float *part = syi_engine_work(e, SYI_WORK_C, (direct ? 1 : 2) * sums * (int64_t)sizeof *part + copied * 2 + 64), *sum = part + sums;
+    if (part == NULL) return SY_E_MEMORY;
+    uint16_t *piece = (uint16_t *)(void *)(part + (direct ? 1 : 2) * sums);
     for (int64_t i = 0; i < m; i += rows) {
         int64_t count = syi_min(rows, m - i);
-        SYI_TRY(backward(e, count, n, k, packed, syi_at(x, i * n, 2), false, SY_F32, t, done));
-        if (!*done) return SY_OK; /* known at the first rows */
-        SYI_TRY(syi_accumulate(e, SY_F32, t, yt, syi_to(y, i * k, zy), count * k));
+        for (int64_t j = 0; j < n; j += cols) {
+            int64_t width = syi_min(cols, n - j);
+            const uint16_t *from = (const uint16_t *)x + i * n + j;
+            if (copied > 0) {
+                SYI_CUT(e, count, 16, r, some, for (int64_t q = r; q < r + some; q++) memcpy(piece + q * width, from + q * n, (size_t)width * 2););
+                from = piece;
+            }
+            bool first = j == 0 && !add;
+            float *to = direct ? (float *)y + i * k : sum;
+            SYI_TRY(backward(e, count, width, k, packed + j * k, from, false, SY_F32, first ? to : part, done));
+            if (!*done) return SY_OK; /* known at the first piece */
+            if (!direct && j == 0 && add) SYI_TRY(syi_cast(e, yt, syi_to(y, i * k, zy), SY_F32, sum, count * k));
+            if (!first) SYI_TRY(syi_accumulate(e, SY_F32, part, SY_F32, to, count * k));
+        }
+        if (!direct) SYI_TRY(syi_cast(e, SY_F32, sum, yt, syi_to(y, i * k, zy), count * k));
     }
     return SY_OK;
 }
@@ -177,8 +195,9 @@ sy_status syi_gemm_panels(syi_engine *e, int64_t m, int64_t n, int64_t k, sy_dty
     if (dt == SY_BF16 && !transposed) {
         SYI_TRY(syi_product_panels(e, m, n, k, false, packed, dt, x, beta, yt, y, &done));
     } else if (dt == SY_BF16 && (beta == 0 || beta == 1)) {
-        if (beta == 0 || (yt == SY_BF16 && backward_adds(e))) SYI_TRY(backward(e, m, n, k, packed, x, beta == 1, yt, y, &done));
-        else SYI_TRY(backward_added(e, m, n, k, packed, x, yt, y, &done));
+        bool whole = n <= LONG_SUM && (beta == 0 || (yt == SY_BF16 && backward_adds(e)));
+        if (whole) SYI_TRY(backward(e, m, n, k, packed, x, beta == 1, yt, y, &done));
+        else SYI_TRY(backward_in_pieces(e, m, n, k, packed, x, beta == 1, yt, y, &done));
     }
     return done ? SY_OK : by_tiles(e, m, n, k, dt, x, packed, transposed, beta, yt, y);
 }
