@@ -59,7 +59,9 @@ enum {
     SY_OP_CHEAP = 1,    /* computed again in backward rather than kept          */
     SY_OP_IN_PLACE = 2, /* out may take over in[0]'s memory (same bytes), when
                            nobody keeps in[0]; in[0] may not be used afterwards */
-    SY_OP_ROOT = 4      /* a loss: backward may start here                      */
+    SY_OP_ROOT = 4,     /* a loss: backward may start here                      */
+    SY_OP_PASSES = 8    /* in[0]'s gradient is dout itself: when in[0] has none yet,
+                           din[0]->data is dout->data and there is nothing to do */
 };
 
 /* One row: everything about one op in one place (src/graph/op_*.c). */

@@ -55,6 +55,14 @@ static void forget(sy_node *n)
     syi_node_settle(n);
 }
 
+/* May in[0] take over the memory of n's gradient? */
+static bool hands_over(const sy_node *n)
+{
+    const sy_node *x = n->in[0];
+    return (n->op->flags & SY_OP_PASSES) && !x->has_grad && n->grad_at >= 0 && x->value.dtype == n->grad.dtype &&
+           sy_tensor_bytes(&x->value) == sy_tensor_bytes(&n->grad);
+}
+
 static sy_status op_backward(sy_node *n)
 {
     sy_graph *g = n->g;
@@ -67,6 +75,7 @@ static sy_status op_backward(sy_node *n)
     /* One node may be two inputs of an op: the second gets a place of its own. */
     sy_tensor twin[SY_OP_MAX_IN];
     int64_t twin_at[SY_OP_MAX_IN];
+    bool given = false;
     for (int i = 0; i < n->n_in; i++) {
         twin_at[i] = -1;
         if (!c.want[i]) continue;
@@ -78,11 +87,21 @@ static sy_status op_backward(sy_node *n)
             c.din[i] = &twin[i];
             c.add[i] = false;
         } else {
-            SYI_TRY(grad_of(n->in[i], &c.add[i]));
+            if (i == 0 && hands_over(n)) {
+                n->in[0]->grad = n->in[0]->value;
+                n->in[0]->grad.data = n->grad.data;
+                n->in[0]->has_grad = given = true;
+            } else {
+                SYI_TRY(grad_of(n->in[i], &c.add[i]));
+            }
             c.din[i] = &n->in[i]->grad;
         }
     }
     SYI_TRY(syi_node_run(n, &c, true));
+    if (given) {
+        n->in[0]->grad_at = n->grad_at;
+        n->grad_at = -1;
+    }
     for (int i = 0; i < n->n_in; i++)
         if (twin_at[i] >= 0) {
             if (!g->o.planning)

@@ -55,12 +55,12 @@ static bool two_test(int i, sy_op_case *t)
 }
 
 const sy_op syi_row_add = {
-    .name = "add", .min_in = 2, .max_in = 2, .flags = SY_OP_IN_PLACE, .shape = syi_shape_same, .forward = add_forward,
+    .name = "add", .min_in = 2, .max_in = 2, .flags = SY_OP_IN_PLACE | SY_OP_PASSES, .shape = syi_shape_same, .forward = add_forward,
     .backward = add_backward, .keep = syi_keep_none, .scratch = via_scratch, .test = two_test,
 };
 
 const sy_op syi_row_sub = {
-    .name = "sub", .min_in = 2, .max_in = 2, .flags = SY_OP_IN_PLACE, .shape = syi_shape_same, .forward = sub_forward,
+    .name = "sub", .min_in = 2, .max_in = 2, .flags = SY_OP_IN_PLACE | SY_OP_PASSES, .shape = syi_shape_same, .forward = sub_forward,
     .backward = sub_backward, .keep = syi_keep_none, .scratch = via_scratch, .test = two_test,
 };
 
@@ -266,7 +266,7 @@ static sy_status add_bias_backward(sy_op_call *c)
 }
 
 const sy_op syi_row_add_bias = {
-    .name = "add_bias", .min_in = 2, .max_in = 2, .flags = SY_OP_IN_PLACE, .shape = vector_shape, .forward = add_bias_forward,
+    .name = "add_bias", .min_in = 2, .max_in = 2, .flags = SY_OP_IN_PLACE | SY_OP_PASSES, .shape = vector_shape, .forward = add_bias_forward,
     .backward = add_bias_backward, .keep = syi_keep_none, .test = vector_test,
 };
 
@@ -377,7 +377,7 @@ static bool reshape_test(int i, sy_op_case *t)
 }
 
 const sy_op syi_row_reshape = {
-    .name = "reshape", .min_in = 1, .max_in = 1, .flags = SY_OP_IN_PLACE, .shape = reshape_shape, .forward = reshape_forward,
+    .name = "reshape", .min_in = 1, .max_in = 1, .flags = SY_OP_IN_PLACE | SY_OP_PASSES, .shape = reshape_shape, .forward = reshape_forward,
     .backward = pass_backward, .keep = syi_keep_none, .test = reshape_test,
 };
 

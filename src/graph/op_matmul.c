@@ -283,7 +283,7 @@ static bool lowrank_test(int i, sy_op_case *t)
 }
 
 const sy_op syi_row_lowrank_add = {
-    .name = "lowrank_add", .min_in = 4, .max_in = 4, .flags = SY_OP_IN_PLACE, .shape = lowrank_shape, .forward = lowrank_forward,
+    .name = "lowrank_add", .min_in = 4, .max_in = 4, .flags = SY_OP_IN_PLACE | SY_OP_PASSES, .shape = lowrank_shape, .forward = lowrank_forward,
     .backward = lowrank_backward, .keep = lowrank_keep, .scratch = lowrank_scratch, .flops = lowrank_flops, .test = lowrank_test,
 };
 

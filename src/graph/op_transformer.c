@@ -329,7 +329,7 @@ sy_node *syi_op_attention(sy_graph *g, sy_node *q, sy_node *k, sy_node *v, const
 
 /* -- embed -------------------------------------------------------------------------------------------- */
 
-typedef struct { const int32_t *ids; int64_t tokens; sy_dtype dtype; bool follow; } embed_attr;
+typedef struct { const int32_t *ids; int64_t tokens; sy_dtype dtype; bool follow, panels; } embed_attr;
 
 static sy_status embed_shape(sy_op_call *c, int *n_aux)
 {
@@ -344,6 +344,7 @@ static sy_status embed_forward(sy_op_call *c)
 {
     const embed_attr *a = c->attr;
     const sy_tensor *w = c->in[0];
+    if (a->panels) return syi_embed_panels(c->engine, w->data, w->dim[0], a->ids, c->out->dtype, c->out->data, a->tokens, w->dim[1]);
     return syi_embed(c->engine, w->dtype, w->data, w->dim[0], a->ids, c->out->dtype, c->out->data, a->tokens, w->dim[1]);
 }
 
@@ -372,7 +373,7 @@ static double embed_traffic(const sy_op_call *c, bool backward)
 static bool embed_test(int i, sy_op_case *t)
 {
     static const int32_t ids[] = {3, 0, 3, 6, 3, 1};
-    static const embed_attr attr = {ids, 6, SY_F32, true};
+    static const embed_attr attr = {ids, 6, SY_F32, true, false};
     if (i > 0) return false;
     *t = (sy_op_case){.what = "repeated ids", .n_in = 1, .attr = &attr, .attr_size = sizeof attr};
     case_in(t, 0, CASE_ACT, 7, 21, true);
@@ -384,7 +385,7 @@ const sy_op syi_row_embed = {
     .keep = syi_keep_none, .scratch = embed_scratch, .traffic = embed_traffic, .test = embed_test,
 };
 
-sy_node *syi_op_embed(sy_graph *g, sy_node *table, const int32_t *ids, int64_t tokens)
+sy_node *syi_op_embed(sy_graph *g, sy_node *table, bool panels, const int32_t *ids, int64_t tokens)
 {
-    return sy_call(g, &syi_row_embed, &table, 1, &(embed_attr){ids, tokens, sy_graph_dtype(g), false}, sizeof(embed_attr));
+    return sy_call(g, &syi_row_embed, &table, 1, &(embed_attr){ids, tokens, sy_graph_dtype(g), false, panels}, sizeof(embed_attr));
 }

@@ -103,7 +103,7 @@ sy_status syi_via_done(const sy_op_call *c, int i, sy_dtype dt, syi_via via)
 
 sy_status syi_pass_grad(const sy_op_call *c, int i, double a)
 {
-    if (!c->want[i]) return SY_OK;
+    if (!c->want[i] || (a == 1 && c->din[i]->data == c->dout->data)) return SY_OK;
     sy_dtype dt = c->dout->dtype;
     int64_t n = sy_tensor_count(c->dout);
     if (a == 1 && c->add[i]) return syi_accumulate(c->engine, dt, c->dout->data, c->din[i]->dtype, c->din[i]->data, n);

@@ -93,7 +93,7 @@ sy_node *syi_op_rope(sy_graph *g, sy_node *x, const int32_t *pos, const sy_tenso
 sy_node *syi_op_attention(sy_graph *g, sy_node *q, sy_node *k, sy_node *v, const syi_attention *shape);
 /* Rows of table[vocab, cols] (const of any float type, or leaf) as the graph's dtype. ids
  * live as long as the step. */
-sy_node *syi_op_embed(sy_graph *g, sy_node *table, const int32_t *ids, int64_t tokens);
+sy_node *syi_op_embed(sy_graph *g, sy_node *table, bool panels, const int32_t *ids, int64_t tokens);
 /* Scalar loss: see syi_head_loss. The gradients are made in forward for a loss gradient of
  * exactly head->scale's promise (1); aux 0 is nll[tokens]. */
 sy_node *syi_op_head_loss(sy_graph *g, sy_node *h, sy_node *w, const syi_head *head);

@@ -27,9 +27,13 @@ static void release(sy_model *m, const sy_tensor *t)
 static bool packable(const sy_model *m, syi_engine *e, const sy_site *s)
 {
     const sy_weight *w = s->weight;
-    for (int i = 0; i < s->n_wraps; i++)
-        if (s->wraps[i].method->weight) return false; /* wants rows of the weight at each step */
-    return s->kind == SY_SITE_LINEAR && w != m->head && w != m->embedding && w->type == &sy_storage_dense && w->param == NULL &&
+    for (int k = 0; k < m->n_sites; k++) { /* a table may serve the embedding and the head */
+        const sy_site *other = &m->sites[k];
+        if (other->weight != w) continue;
+        for (int i = 0; i < other->n_wraps; i++)
+            if (other->wraps[i].method->weight) return false; /* wants rows of the weight at each step */
+    }
+    return s->kind == SY_SITE_LINEAR && w->type == &sy_storage_dense && w->param == NULL &&
            w->slot[0].dtype == SY_BF16 && syi_panels_bytes(e, w->out, w->in) > 0;
 }
 

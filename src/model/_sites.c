@@ -8,6 +8,8 @@
 
 #include <math.h>
 
+extern const sy_storage sy_storage_panels;
+
 sy_node *sy_base(sy_graph *g, sy_next next, sy_node *x)
 {
     const sy_site *s = next.site;
@@ -21,7 +23,7 @@ sy_node *sy_base(sy_graph *g, sy_next next, sy_node *x)
         const sy_tensor *ids = sy_shape(x);
         if (!ids) return NULL;
         sy_node *table = w->param ? sy_leaf(g, w->param) : sy_const(g, &w->slot[0]);
-        return syi_op_embed(g, table, ids->data, ids->dim[0]);
+        return syi_op_embed(g, table, w->type == &sy_storage_panels, ids->data, ids->dim[0]);
     }
     return w->type->apply(g, w, x, false);
 }

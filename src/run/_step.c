@@ -14,6 +14,8 @@ sy_status syi_run_graph_options(const sy_run *run, bool training, bool planning,
     return SY_OK;
 }
 
+extern const sy_storage sy_storage_panels;
+
 static sy_node *head_node(sy_run *run, sy_graph *g)
 {
     const sy_weight *w = run->model->head;
@@ -68,7 +70,8 @@ sy_node *syi_run_head_loss(sy_run *run, sy_graph *g, sy_node *h, const sy_batch 
     sy_site *site = syi_model_role(m, -1, SY_ROLE_HEAD);
     if (site && (site->n_wraps || site->bias || m->arch->logits)) return wrapped_head(g, site, h, batch, scale, nll);
     const int64_t rows = syi_run_targets(run, batch);
-    syi_head shape = {.tokens = rows, .hidden = m->hidden, .vocab = m->outputs, .target = batch->target, .weight = batch->weight, .scale = scale};
+    syi_head shape = {.tokens = rows, .hidden = m->hidden, .vocab = m->outputs, .target = batch->target, .weight = batch->weight, .scale = scale,
+                      .panels = m->head->type == &sy_storage_panels};
     sy_node *total = syi_op_head_loss(g, h, head_node(run, g), &shape);
     const sy_tensor *each = nll && total ? syi_node_aux(total, 0) : NULL;
     for (int64_t t = 0; each && t < rows; t++) nll[t] = each->dtype == SY_F64 ? (float)((const double *)each->data)[t] : ((const float *)each->data)[t];
@@ -326,6 +329,8 @@ sy_status syi_run_head(sy_run *run, sy_node *h, int64_t row, int64_t n, float *l
     int64_t count = n * m->outputs;
     if (!site->n_wraps && !site->bias && !m->arch->logits && x->dtype != SY_F64) {
         const char *rows = (const char *)x->data + row * m->hidden * sy_dtype_block_bytes(x->dtype);
+        if (m->head->type == &sy_storage_panels)
+            return syi_gemm_panels(run->engine, n, m->outputs, m->hidden, x->dtype, rows, w->data, false, 0, SY_F32, logits);
         return syi_gemm(run->engine, n, m->outputs, m->hidden, 1, (syi_mat){x->dtype, rows, m->hidden, false}, (syi_mat){w->dtype, w->data, m->hidden, true}, 0, SY_F32, logits, m->outputs);
     }
     sy_node *y = syi_run_logits_node(run, run->graph, syi_op_rows(run->graph, h, row, n));

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Loops for one type of number: included twice by cpu_impl.h, with T, LOAD, STORE,
- * LOAD_PART, STORE_PART and NAME(f) defined. Arithmetic is f32. A tail goes through
+ * LOAD_PART, STORE_PART, LOGISTIC and NAME(f) defined. Arithmetic is f32. A tail goes through
  * the same vector code as the rest, so that a number's value does not depend on where
  * a piece ends. */
 
@@ -167,8 +167,7 @@ static void NAME(swiglu)(const void *pg, const void *pu, void *py, int64_t n)
 {
     const T *g = pg, *u = pu;
     T *y = py;
-    vf one = vset(1);
-    LOOP(n, vf v = IN(g); OUT(y, v / (one + vexp(-v)) * IN(u)););
+    LOOP(n, vf v = IN(g); OUT(y, v * IN(u) * LOGISTIC(v)););
 }
 
 static void NAME(swiglu_grad)(const void *pdy, const void *pg, const void *pu, bool add_gate, void *pdg, bool add_up, void *pdu, int64_t n)
@@ -177,7 +176,7 @@ static void NAME(swiglu_grad)(const void *pdy, const void *pg, const void *pu, b
     T *dg = pdg, *du = pdu;
     vf one = vset(1), zero = vset(0);
     LOOP(n,
-        vf v = IN(g); vf d = IN(dy); vf s = one / (one + vexp(-v)); vf silu = v * s;
+        vf v = IN(g); vf d = IN(dy); vf s = LOGISTIC(v); vf silu = v * s;
         if (dg != NULL) OUT(dg, (add_gate ? IN(dg) : zero) + d * IN(u) * (s + silu * (one - s)));
         if (du != NULL) OUT(du, (add_up ? IN(du) : zero) + d * silu););
 }

@@ -2,7 +2,7 @@
 /* The row of the CPU table: included by each cpu_X.c, which defines CPU_ROW (the
  * row's symbol), CPU_NAME and CPU_ISA and is compiled with that set's flags. */
 #include "tensor/cpu.h"
-#include "tensor/simd.h"
+#include "tensor/simd_exp2.h"
 
 static float bf16_value(bf16 h)
 {
@@ -135,7 +135,14 @@ static inline __attribute__((always_inline)) vf vact(const int kind, vf x, vf *d
     return y;
 }
 
+/* 1 / (1 + e^-x): f32 to the last digits, for bf16 to 2e-6. */
+static inline vf logistic(vf x)
+{
+    return vset(1) / (vset(1) + vexp(-x));
+}
+
 #define T float
+#define LOGISTIC logistic
 #define NAME(f) f##_f32
 #define LOAD vload_f32
 #define STORE vstore_f32
@@ -143,12 +150,14 @@ static inline __attribute__((always_inline)) vf vact(const int kind, vf x, vf *d
 #define STORE_PART vstore_f32_part
 #include "tensor/cpu_elementwise.h"
 #undef T
+#undef LOGISTIC
 #undef NAME
 #undef LOAD
 #undef STORE
 #undef LOAD_PART
 #undef STORE_PART
 #define T bf16
+#define LOGISTIC vlogistic
 #define NAME(f) f##_bf16
 #define LOAD vload_bf16
 #define STORE vstore_bf16

@@ -99,6 +99,20 @@ sy_status syi_panels_unpack(syi_engine *e, int64_t n, int64_t k, const uint16_t 
     return SY_OK;
 }
 
+sy_status syi_embed_panels(syi_engine *e, const uint16_t *packed, int64_t vocab, const int32_t *ids, sy_dtype dt, void *y, int64_t tokens, int64_t cols)
+{
+    if (dt != SY_BF16 && dt != SY_F32) return syi_no_type(e, "embedding from panels", dt);
+    for (int64_t i = 0; i < tokens; i++)
+        if (ids[i] < 0 || ids[i] >= vocab)
+            return syi_fail(e->ctx, SY_E_BUG, "token %lld has id %d, outside of the table's %lld rows", (long long)i, (int)ids[i], (long long)vocab);
+    SYI_CUT(e, tokens, 8, first, count,
+        for (int64_t i = first; i < first + count; i++) {
+            if (dt == SY_BF16) row_of(cols, packed, ids[i], (uint16_t *)y + i * cols);
+            else syi_panels_row(cols, packed, ids[i], (float *)y + i * cols);
+        });
+    return SY_OK;
+}
+
 /* Decoding: each thread takes 32 outputs, whose weights lie in order. */
 static sy_status few(syi_engine *e, int64_t m, int64_t n, int64_t k, sy_dtype dt, const void *x, const uint16_t *packed, double beta, sy_dtype yt, void *y)
 {

@@ -113,6 +113,8 @@ sy_status syi_rope(syi_engine *e, sy_dtype dt, const void *x, const int32_t *pos
 /* rows of a table [vocab, cols] (type tt) by id; the gradient adds rows in token
  * order whatever the threads. Ids out of range: SY_E_BUG. */
 sy_status syi_embed(syi_engine *e, sy_dtype tt, const void *table, int64_t vocab, const int32_t *ids, sy_dtype dt, void *y, int64_t tokens, int64_t cols);
+/* The same from panels, into BF16 or F32. */
+sy_status syi_embed_panels(syi_engine *e, const uint16_t *panels, int64_t vocab, const int32_t *ids, sy_dtype dt, void *y, int64_t tokens, int64_t cols);
 sy_status syi_embed_grad(syi_engine *e, sy_dtype dt, const void *dy, const int32_t *ids, void *dtable, int64_t vocab, int64_t tokens, int64_t cols);
 /* Sum of squares in f64, fixed tree. *finite: false if any NaN/Inf. */
 double syi_sumsq(syi_engine *e, sy_dtype dt, const void *x, int64_t n, bool *finite);

@@ -59,4 +59,12 @@ INLINE vf vexp2(vf x)
     return (vf)((vu)p + ((vu)t << 23));
 }
 
+/* 1 / (1 + e^-x) to 4e-6, never below 2^-126; NaN stays NaN. */
+INLINE vf vlogistic(vf x)
+{
+    vf t = x * vset(-1.44269504088896341f);
+    t = vselect((vi)(t > vset(126.0f)), vset(126.0f), t);
+    return vset(1.0f) / (vset(1.0f) + vexp2(t));
+}
+
 #endif

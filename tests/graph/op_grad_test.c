@@ -318,7 +318,7 @@ static void refusals(void **state)
     assert_int_equal(sy_graph_status(f->g), SY_E_BUG);
     syi_graph_reset(f->g, &o);
     int32_t ids[] = {0, 4};
-    assert_null(syi_op_embed(f->g, sy_const(f->g, &w), ids, 2));
+    assert_null(syi_op_embed(f->g, sy_const(f->g, &w), false, ids, 2));
     assert_non_null(strstr(sy_error_message(f->ctx), "id 4"));
 }
 

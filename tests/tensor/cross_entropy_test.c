@@ -30,6 +30,7 @@ typedef struct {
     int64_t tokens, hidden, vocab;
     double *h, *w, *nll, *dh, *dw; /* the reference */
     void *h_in, *w_in, *nll_out, *dh_out, *dw_out;
+    uint16_t *panels; /* the same weights, packed; used when there */
     int32_t *target;
     float *weight;
     double scale, loss;
@@ -114,21 +115,21 @@ static setup set_up(sy_dtype dt, sy_dtype wt, int64_t tokens, int64_t hidden, in
 
 static void tear_down(setup *s)
 {
-    void *all[] = {s->h, s->w, s->nll, s->dh, s->dw, s->h_in, s->w_in, s->nll_out, s->dh_out, s->dw_out, s->target, s->weight};
+    void *all[] = {s->h, s->w, s->nll, s->dh, s->dw, s->h_in, s->w_in, s->nll_out, s->dh_out, s->dw_out, s->target, s->weight, s->panels};
     for (int i = 0; i < SYI_COUNT(all); i++) free(all[i]);
 }
 
 /* Runs it with scratch of exactly the size asked for, full of NaN; returns the loss. */
 static double run(syi_engine *e, const setup *s, bool dh, bool dw)
 {
-    const syi_head a = {s->tokens, s->hidden, s->vocab, s->target, s->weight, s->scale};
+    const syi_head a = {s->tokens, s->hidden, s->vocab, s->target, s->weight, s->scale, s->panels != NULL};
     const int64_t bytes = syi_head_scratch(e, s->dt, &a);
     unsigned char *scratch = aligned_alloc(64, (size_t)(bytes + 63) / 64 * 64 + 64);
     memset(scratch, 0xff, (size_t)(bytes + 63) / 64 * 64 + 64);
     memset(s->nll_out, 0xff, (size_t)s->tokens * 8);
     memset(s->dh_out, 0xff, (size_t)(s->tokens * s->hidden) * 8);
     double loss = NAN;
-    assert_int_equal(syi_head_loss(e, s->dt, &a, s->h_in, s->wt, s->w_in, &loss, s->nll_out, dh ? s->dh_out : NULL, dw ? s->dw_out : NULL, scratch), SY_OK);
+    assert_int_equal(syi_head_loss(e, s->dt, &a, s->h_in, s->wt, s->panels ? s->panels : s->w_in, &loss, s->nll_out, dh ? s->dh_out : NULL, dw ? s->dw_out : NULL, scratch), SY_OK);
     for (int i = 0; i < 64; i++) assert_int_equal(scratch[(bytes + 63) / 64 * 64 + i], 0xff);
     free(scratch);
     return loss;
@@ -143,6 +144,12 @@ static void expect_near(const char *label, const char *what, sy_dtype dt, const 
         diff += (x - ref[i]) * (x - ref[i]), norm += ref[i] * ref[i];
     }
     if (!(sqrt(diff) <= tol * sqrt(norm))) fail_msg("%s: %s is %.3g from the reference, at most %.3g expected", label, what, sqrt(diff / norm), tol);
+}
+
+static void pack(syi_engine *e, setup *s)
+{
+    s->panels = malloc((size_t)(s->vocab * s->hidden) * 2);
+    assert_int_equal(syi_panels_pack(e, s->vocab, s->hidden, s->w_in, s->panels), SY_OK);
 }
 
 static void reference_gradient(void **state)
@@ -174,6 +181,7 @@ static const struct { const char *what; sy_dtype dt, wt; int64_t tokens, hidden,
     {"bf16", SY_BF16, SY_BF16, 37, 64, 501, true},
     {"bf16, a block and a bit", SY_BF16, SY_BF16, 70, 32, 4103, false},
     {"bf16, several chunks", SY_BF16, SY_BF16, 900, 32, 48, true},
+    {"bf16, a block and panels", SY_BF16, SY_BF16, 70, 32, 4160, true},
     {"bf16, odd sizes", SY_BF16, SY_BF16, 13, 33, 1001, true},
 };
 
@@ -190,6 +198,7 @@ static void every_path(void **state)
         const sy_dtype acc = s.dt == SY_F64 ? SY_F64 : SY_F32;
         const double tol = s.dt == SY_F64 ? 1e-12 : s.dt == SY_F32 ? 2e-5 : 8e-3;
         const double tol_loss = s.dt == SY_F64 ? 1e-13 : 1e-5; /* bf16 inputs are exact: f32 sums */
+        if (strstr(cases[c].what, "panels")) pack(e[PLAIN], &s);
         for (int p = s.dt == SY_F64 ? PLAIN : 0; p < CPUS; p++) { /* f64 is the same code on all */
             if (!e[p]) continue;
             char label[128];
@@ -228,12 +237,13 @@ static void any_number_of_threads(void **state)
     for (int p = 0; p < CPUS; p++) {
         sy_context *ctx = sy_context_new();
         syi_engine *e = engine_on(ctx, cpus[p]);
-        for (int t = 0; e && t < 2; t++) {
+        for (int t = 0; e && t < 3; t++) {
             const sy_dtype dt = t ? SY_BF16 : SY_F32;
-            setup s = set_up(dt, dt, 700, 32, 900, true);
+            setup s = set_up(dt, dt, t == 2 ? 200 : 700, 32, t == 2 ? 9216 : 900, true);
+            if (t == 2) pack(e, &s);
             double loss = 0;
             syi_hash dh = {0, 0}, dw = {0, 0};
-            for (int threads = 1; threads <= 3; threads += 2) {
+            for (int threads = 1; threads <= 4; threads += threads < 3 ? 2 : 1) {
                 assert_int_equal(sy_threads_set(ctx, threads), SY_OK);
                 memset(s.dw_out, 0, (size_t)(s.vocab * s.hidden) * 4);
                 double now = run(e, &s, true, true);
@@ -279,7 +289,7 @@ static void wrong_calls(void **state)
     syi_engine *e = NULL;
     assert_int_equal(syi_engine_new(ctx, &e), SY_OK);
     setup s = set_up(SY_F32, SY_F32, 9, 4, 11, false);
-    const syi_head a = {s.tokens, s.hidden, s.vocab, s.target, NULL, 1};
+    const syi_head a = {s.tokens, s.hidden, s.vocab, s.target, NULL, 1, false};
     double loss;
     void *scratch = malloc((size_t)syi_head_scratch(e, SY_F32, &a));
     s.target[5] = 11;
@@ -294,7 +304,7 @@ static void wrong_calls(void **state)
     free(scratch);
     tear_down(&s);
     /* what the scratch may cost at SmolLM2's and Qwen's vocabularies */
-    const syi_head big[] = {{1 << 20, 576, 49152, NULL, NULL, 1}, {1 << 20, 1024, 151936, NULL, NULL, 1}};
+    const syi_head big[] = {{1 << 20, 576, 49152, NULL, NULL, 1, false}, {1 << 20, 1024, 151936, NULL, NULL, 1, false}};
     for (int i = 0; i < 2; i++) assert_true(syi_head_scratch(e, SY_BF16, &big[i]) - big[i].tokens * 4 < 64 << 20);
     syi_engine_free(e);
     sy_context_free(ctx);

@@ -63,7 +63,7 @@ static void packed(void **state)
     sy_context *ctx = sy_context_new();
     syi_engine *e = NULL;
     assert_int_equal(syi_engine_new(ctx, &e), SY_OK);
-    static const int shapes[][2] = {{64, 16}, {192, 64}, {64, 144}, {320, 208}};
+    static const int shapes[][2] = {{64, 16}, {192, 64}, {64, 144}, {320, 208}, {4224, 32}};
     static const int ms[] = {1, 2, 3, 4, 5, 33, 128};
     static const sy_dtype types[][2] = {{SY_BF16, SY_BF16}, {SY_BF16, SY_F32}, {SY_F32, SY_F32}, {SY_F64, SY_F64}};
     for (int q = 0; q < SYI_COUNT(shapes); q++) {
@@ -80,7 +80,16 @@ static void packed(void **state)
         assert_int_equal(syi_panels_unpack(e, n, k, p, 7, 3, SY_F32, some), SY_OK);
         assert_memory_equal(some, wf + 7 * k, (size_t)k * 3 * 4);
         assert_int_equal(syi_panels_unpack(e, n, k, p, n - 1, 2, SY_F32, some), SY_E_BUG);
-        free(some);
+        const int32_t ids[3] = {(int32_t)n - 1, 0, 5}, out_of_range = (int32_t)n;
+        uint16_t *rows16 = malloc((size_t)k * 3 * 2);
+        assert_int_equal(syi_embed_panels(e, p, n, ids, SY_F32, some, 3, k), SY_OK);
+        assert_int_equal(syi_embed_panels(e, p, n, ids, SY_BF16, rows16, 3, k), SY_OK);
+        for (int i = 0; i < 3; i++) {
+            assert_memory_equal(some + i * k, wf + ids[i] * k, (size_t)k * 4);
+            assert_memory_equal(rows16 + i * k, w + ids[i] * k, (size_t)k * 2);
+        }
+        assert_int_equal(syi_embed_panels(e, p, n, &out_of_range, SY_F32, some, 1, k), SY_E_BUG);
+        free(some), free(rows16);
         for (int i = 0; i < SYI_COUNT(ms); i++)
             for (int t = 0; t < SYI_COUNT(types); t++)
                 for (int v = 0; v < 4; v++) {
