@@ -161,7 +161,7 @@ typedef struct sy_wrap {
     void *own;              /* at_size bytes, zeroed                                 */
     int64_t dim[4];         /* values of the method's shape variables, by order of use */
     const char *dim_name[4];
-    bool active;            /* off: the chain skips it (base model, merged)          */
+    bool active;            /* off: the chain skips it, and it is not saved          */
 } sy_wrap;
 
 /* The rest of the chain below a wrap. */
@@ -319,6 +319,12 @@ sy_status sy_site_dim(sy_run *run, const sy_site *site, const char *var, int64_t
 sy_param *const *sy_params(const sy_run *run, int *n);
 /* A method makes one of its groups learn at factor * lr ("lora_B": LoRA+). */
 sy_status sy_run_group(sy_run *run, const char *group, double factor);
+/* At START: batch `index` of `rows` rows of what will be trained on (see sy_run_feed);
+ * SY_E_USAGE when the run has no data. */
+sy_status sy_run_batch(sy_run *run, int64_t index, int64_t rows, sy_batch *out);
+/* A forward in evaluation mode up to the last hidden state, for its observers (site->see); ends
+ * early when one of them says SY_SEEN_ENOUGH. Within the planned number of tokens. */
+sy_status sy_run_observe(sy_run *run, const sy_batch *batch);
 /* From START on. Off: the parameter keeps its value for good and gives back its gradient and
  * optimizer state; a STATE row gives back everything. On again is not possible. */
 sy_status sy_param_train(sy_run *run, sy_param *p, bool on);

@@ -79,6 +79,11 @@ sy_status sy_run_step_once(sy_run *run, const sy_batch *batch, double lr, double
 /* Tells the methods: SY_START before the first step of a training (when it is resumed too),
  * SY_STOP after the last and before saving, SY_BOUNDARY between tasks. */
 sy_status sy_run_event(sy_run *run, sy_when when);
+/* Where methods get the text of a training from before it begins (EVA's pass over inputs): batch
+ * `index` of `rows` rows, counted from the first row of the data; its arrays are valid until the
+ * next call. Set before SY_START. */
+typedef sy_status sy_feed(void *self, int64_t index, int64_t rows, sy_batch *out);
+void sy_run_feed(sy_run *run, sy_feed *fn, void *self);
 /* The pieces of it, for trainers: gradients are added to the parameters', scaled by
  * `scale`; then clip + update + clear. */
 sy_status sy_run_backward(sy_run *run, const sy_batch *batch, double scale, sy_loss *out);

@@ -18,33 +18,11 @@
 #include <stdlib.h>
 #include <jansson.h>
 
-enum init_kind { INIT_TRUE, INIT_FALSE, INIT_GAUSSIAN, INIT_PISSA };
+typedef struct syi_lora lora;
+typedef struct syi_lora_own own;
+typedef struct syi_lora_block block;
 
-typedef struct block { struct block *next; } block;
-
-typedef struct {
-    sy_adapter_common common;
-    int64_t rank;
-    double alpha, dropout, plus_ratio, plus_embedding;
-    bool use_rslora, use_dora, lora_bias, convert;
-    char *init;
-    sy_map rank_pattern, alpha_pattern;
-    /* derived */
-    sy_context *ctx;
-    block *blocks;           /* arrays that sites own */
-    enum init_kind start;
-    bool grouped;            /* LoRA+ has sorted the 1-D parameters                     */
-    int niter;               /* PiSSA by randomised SVD; -1: exact                     */
-} lora;
-
-/* What a site owns. */
-typedef struct {
-    double scale;
-    double *row_norms;       /* DoRA: |W_i|^2, [out]                                   */
-    float *a0, *b0;          /* PiSSA: the start, [r,in] and [out,r]                   */
-} own;
-
-enum { ROW_A, ROW_B, ROW_BIAS, ROW_M, ROW_EA, ROW_EB };
+enum { ROW_A = SYI_LORA_A, ROW_B = SYI_LORA_B, ROW_BIAS = SYI_LORA_BIAS, ROW_M = SYI_LORA_M, ROW_EA = SYI_LORA_EA, ROW_EB = SYI_LORA_EB };
 
 static const sy_option options[] = {
     SY_ADAPTER_ROWS(lora),
@@ -77,7 +55,7 @@ static const sy_option options[] = {
     { .name = NULL }
 };
 
-static const sy_slot slots[] = {
+const sy_slot syi_lora_slots[] = {
     [ROW_A] = { .name = ".lora_A.weight", .shape = "rank,in", .when = "site=linear", .flags = SY_SLOT_TRAIN, .fill = SY_FILL_KAIMING, .group = "lora_A" },
     [ROW_B] = { .name = ".lora_B.weight", .shape = "out,rank", .when = "site=linear", .flags = SY_SLOT_TRAIN, .fill = SY_FILL_ZERO, .group = "lora_B" },
     [ROW_BIAS] = { .name = ".lora_B.bias", .shape = "out", .when = "site=linear lora-bias", .flags = SY_SLOT_TRAIN | SY_SLOT_NO_DECAY,
@@ -444,14 +422,9 @@ const sy_method sy_method_lora = {
              "useful, use-dora trains each row's length apart (closer to full fine-tuning, about a third slower), init pissa starts at "
              "the weight's own top directions (faster first steps), loraplus-lr-ratio lets B learn faster.",
     .peft_type = "LORA",
-    .peft_defaults = "{\"alora_invocation_tokens\":null,\"alpha_pattern\":{},\"arrow_config\":null,\"corda_config\":null,\"ensure_weight_tying\":false,"
-                     "\"eva_config\":null,\"exclude_modules\":null,\"fan_in_fan_out\":false,\"kasa_config\":null,\"layer_replication\":null,"
-                     "\"layers_pattern\":null,\"layers_to_transform\":null,\"loftq_config\":{},\"lora_bias\":false,\"lora_ga_config\":null,"
-                     "\"megatron_config\":null,\"megatron_core\":\"megatron.core\",\"modules_to_save\":null,\"monteclora_config\":null,"
-                     "\"qalora_group_size\":16,\"rank_pattern\":{},\"target_parameters\":null,\"trainable_token_indices\":null,\"use_bdlora\":null,"
-                     "\"use_dora\":false,\"use_qalora\":false,\"use_rslora\":false,\"velora_config\":null}",
+    .peft_defaults = SYI_LORA_PEFT_DEFAULTS,
     .caps = SY_CAP_LINEAR_IN_X | SY_CAP_EDITS_BASE,
-    .options = options, .slots = slots, .size = sizeof(lora), .at_size = sizeof(own),
+    .options = options, .slots = syi_lora_slots, .size = sizeof(lora), .at_size = sizeof(own),
     .init = init, .attach = attach, .free = release, .forward = forward,
     .to_lora = to_lora, .save_slot = save_slot, .config_out = config_out,
 };

@@ -7,6 +7,42 @@
 #include "base/base.h"
 #include "steelyard/method.h"
 
+/* -- lora.c ------------------------------------------------------------------------- */
+/* The family's context and what a site owns, for methods that are LoRA with another start: a
+ * context that begins with it may call sy_method_lora's hooks. */
+enum syi_lora_start { INIT_TRUE, INIT_FALSE, INIT_GAUSSIAN, INIT_PISSA };
+struct syi_lora_block { struct syi_lora_block *next; };
+struct syi_lora {
+    sy_adapter_common common;
+    int64_t rank;
+    double alpha, dropout, plus_ratio, plus_embedding;
+    bool use_rslora, use_dora, lora_bias, convert;
+    char *init;
+    sy_map rank_pattern, alpha_pattern;
+    /* derived */
+    sy_context *ctx;
+    struct syi_lora_block *blocks; /* arrays that sites own                             */
+    enum syi_lora_start start;
+    bool grouped;            /* LoRA+ has sorted the 1-D parameters                     */
+    int niter;               /* PiSSA by randomised SVD; -1: exact                     */
+};
+struct syi_lora_own {
+    double scale;
+    double *row_norms;       /* DoRA: |W_i|^2, [out]                                   */
+    float *a0, *b0;          /* PiSSA: the start, [r,in] and [out,r]                   */
+};
+enum { SYI_LORA_A, SYI_LORA_B, SYI_LORA_BIAS, SYI_LORA_M, SYI_LORA_EA, SYI_LORA_EB };
+extern const sy_slot syi_lora_slots[];
+extern const sy_method sy_method_lora;
+/* Keys of PEFT's LoraConfig beyond our option rows. */
+#define SYI_LORA_PEFT_DEFAULTS \
+    "{\"alora_invocation_tokens\":null,\"alpha_pattern\":{},\"arrow_config\":null,\"corda_config\":null,\"ensure_weight_tying\":false," \
+    "\"eva_config\":null,\"exclude_modules\":null,\"fan_in_fan_out\":false,\"kasa_config\":null,\"layer_replication\":null," \
+    "\"layers_pattern\":null,\"layers_to_transform\":null,\"loftq_config\":{},\"lora_bias\":false,\"lora_ga_config\":null," \
+    "\"megatron_config\":null,\"megatron_core\":\"megatron.core\",\"modules_to_save\":null,\"monteclora_config\":null," \
+    "\"qalora_group_size\":16,\"rank_pattern\":{},\"target_parameters\":null,\"trainable_token_indices\":null,\"use_bdlora\":null," \
+    "\"use_dora\":false,\"use_qalora\":false,\"use_rslora\":false,\"velora_config\":null}"
+
 /* -- _lora_ops.c ------------------------------------------------------------------ */
 /* DoRA's factor of every output row: c[out] = m / n with
  * n_i = || W_i + s B_i A || = sqrt(|W_i|^2 + 2 s <W_i, B_i A> + s^2 B_i (A A^T) B_i^T),

@@ -20,7 +20,7 @@ static const char *last_part(const char *path)
 static bool wrapped(const syi_active *a, const sy_site *site)
 {
     for (int i = 0; i < a->n_wraps; i++)
-        if (a->wraps[i]->site == site) return true;
+        if (a->wraps[i]->site == site && a->wraps[i]->active) return true;
     return false;
 }
 
@@ -30,7 +30,8 @@ static json_t *target_modules(const sy_run *run, const syi_active *a)
 {
     json_t *names = json_object(), *list = json_array();
     bool exact = true;
-    for (int i = 0; i < a->n_wraps; i++) json_object_set_new(names, last_part(a->wraps[i]->site->name), json_true());
+    for (int i = 0; i < a->n_wraps; i++)
+        if (a->wraps[i]->active) json_object_set_new(names, last_part(a->wraps[i]->site->name), json_true());
     for (int i = 0; i < run->model->n_sites && exact; i++) {
         const sy_site *s = &run->model->sites[i];
         if ((s->kind == SY_SITE_LINEAR || s->kind == SY_SITE_EMBED) && json_object_get(names, last_part(s->name)) && !wrapped(a, s)) exact = false;
@@ -40,7 +41,8 @@ static json_t *target_modules(const sy_run *run, const syi_active *a)
         json_t *value;
         json_object_foreach(names, key, value) json_array_append_new(list, json_string(key));
     } else {
-        for (int i = 0; i < a->n_wraps; i++) json_array_append_new(list, json_string(a->wraps[i]->site->name));
+        for (int i = 0; i < a->n_wraps; i++)
+            if (a->wraps[i]->active) json_array_append_new(list, json_string(a->wraps[i]->site->name));
     }
     json_decref(names);
     return list;
@@ -149,7 +151,7 @@ static sy_status collect(sy_run *run, syi_active *a, tensors *t)
 {
     const sy_method *m = a->method;
     for (int w = 0; w < a->n_wraps; w++)
-        for (int i = 0; i < a->wraps[w]->n_slots; i++) {
+        for (int i = 0; i < a->wraps[w]->n_slots && a->wraps[w]->active; i++) {
             const sy_param *p = a->wraps[w]->slot[i];
             if (!p || (m->slots[i].flags & (SY_SLOT_STATE | SY_SLOT_NOT_SAVED | SY_SLOT_SHARE_ALL))) continue;
             if (p->site != a->wraps[w]->site) continue; /* shared with a site that has it already */

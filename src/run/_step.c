@@ -172,6 +172,32 @@ sy_status sy_run_event(sy_run *run, sy_when when)
     return SY_OK;
 }
 
+/* -- before training ------------------------------------------------------------------------------- */
+
+void sy_run_feed(sy_run *run, sy_feed *fn, void *self)
+{
+    run->feed = fn;
+    run->feed_self = self;
+}
+
+sy_status sy_run_batch(sy_run *run, int64_t index, int64_t rows, sy_batch *out)
+{
+    if (!run->feed) return syi_fail(run->ctx, SY_E_USAGE, "this method looks at the data before training, but the run has none (sy_run_feed)");
+    return run->feed(run->feed_self, index, rows, out);
+}
+
+sy_status sy_run_observe(sy_run *run, const sy_batch *batch)
+{
+    SYI_TRY(prepare(run, batch));
+    SYI_TRY(syi_run_refresh(run));
+    syi_graph_options o;
+    SYI_TRY(syi_run_graph_options(run, false, false, &o));
+    syi_graph_reset(run->graph, &o);
+    run->model->arch->build(run->graph, run->model, batch);
+    const sy_status st = sy_graph_status(run->graph);
+    return (int)st == SY_SEEN_ENOUGH ? SY_OK : st;
+}
+
 /* -- masks: what a method froze keeps its bits ----------------------------------------------------- */
 
 /* Calls fn(self, first, n) on every run of numbers that the mask freezes. */

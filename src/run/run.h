@@ -40,6 +40,7 @@ struct sy_run {
     int64_t step, total;
     int64_t micro;                    /* micro-batch inside the step: part of noise keys  */
     bool reserved;
+    sy_feed *feed; void *feed_self;   /* the text of the training, or NULL               */
     bool terms_done;                  /* this step has its extra terms of the loss       */
     double task_loss;                 /* of the last forward: the loss without them      */
     void *grads;                      /* all gradients, in order of params               */

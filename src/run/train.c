@@ -334,6 +334,13 @@ static sy_status make_plan(syi_train *t)
 
 /* -- the verb --------------------------------------------------------------------------------------- */
 
+/* What methods look at before the first step: the data from its first row on. */
+static sy_status feed(void *self, int64_t index, int64_t count, sy_batch *out)
+{
+    syi_train *t = self;
+    return sy_dataset_batch(t->data, index * count, count, 1, out);
+}
+
 static sy_status work(syi_train *t)
 {
     int64_t newest = -1;
@@ -347,6 +354,7 @@ static sy_status work(syi_train *t)
         syi_job_receipt(t->job, "resume    %s: no checkpoint had been saved; begins at the first step", t->dir);
     if (t->o.profile != NULL) SYI_TRY(syi_profile_new(t->ctx, &t->run->profile));
     SYI_TRY(syi_metrics_open(t->ctx, t->dir, &t->state.logs, &t->metrics));
+    sy_run_feed(t->run, feed, t);
     SYI_TRY(sy_run_event(t->run, SY_START));
     const sy_use *trainer = sy_run_use(t->run, SY_TRAINER);
     if (trainer != NULL && trainer->method->train != NULL) SYI_TRY(trainer->method->train(trainer->self, t->run));

@@ -353,6 +353,17 @@ def adalora(orth):
     return f"{e:.1e}, logits {w:.1e}, ranks {sorted(map(sum, pattern.values()))}"
 
 
+def eva():
+    """Trained a little after EVA's pass over the data: opens in PEFT as LoRA with rank_pattern and alpha_pattern."""
+    model, out = tiny(False, False), folder("eva")
+    tool("train", model, "-", IDS_FILE, ROWS, SEQ, 8, 1e-2, "F32", "adamw", out, "eva", "rank=3", "alpha=6", "max-batches=6")
+    c = json.load(open(os.path.join(out, "adapter_config.json")))
+    need(c["init_lora_weights"] == "eva" and c["rank_pattern"] and c["eva_config"]["rho"] == 2, f"{c}")
+    e = relative(ours_logits(model, out), theirs_logits(PeftModel.from_pretrained(base_of(model), out)))
+    need(e < 1e-4, f"logits differ by {e}")
+    return f"{e:.1e}, ranks {sorted(c['rank_pattern'].values())} instead of 3"
+
+
 def loraplus():
     steps, lr, model, d = 20, 1e-3, tiny(False, False), folder("start-loraplus")
     tool("make", model, d, 0, 4, "lora", "rank=4", "alpha=8", "use-dora=on")
@@ -439,6 +450,7 @@ def main():
         check("training: " + name, training, name)
     check("training: adalora, pruned", adalora, 0)
     check("training: adalora, orthogonal", adalora, 0.5)
+    check("training: eva, in PEFT", eva)
     check("training: lora+", loraplus)
     check("training: full, adamw", full_tiny, "adamw,weight-decay=0.1", lambda m: torch.optim.AdamW(groups(m, 0.1), lr=1e-3))
     check("training: full, sgd", full_tiny, "sgd,momentum=0.9,nesterov=on,weight-decay=0.01", lambda m: torch.optim.SGD(groups(m, 0.01), lr=3e-2, momentum=0.9, nesterov=True))

@@ -136,6 +136,13 @@ static sy_status optimizer_of(sy_context *ctx, char *text, sy_use *out)
     return sy_use_new(ctx, name, SY_OPTIMIZER, settings, n, out);
 }
 
+static sy_status feed(void *self, int64_t index, int64_t rows, sy_batch *out)
+{
+    (void)rows;
+    *out = *batch_at(self, index);
+    return SY_OK;
+}
+
 static sy_status train(sy_context *ctx, char **a, int n)
 {
     sy_use use[2];
@@ -156,9 +163,10 @@ static sy_status train(sy_context *ctx, char **a, int n)
     SYI_TRY(optimizer_of(ctx, a[8], &use[o.n_use++]));
     SYI_TRY(sy_run_open(ctx, &o, &run));
     sy_status st = SY_OK;
-    if (!full && n > 10) st = syi_run_adapter_load(run, syi_run_active(run, SY_ADAPTER), a[1]);
+    if (!full && n > 10 && strcmp(a[1], "-")) st = syi_run_adapter_load(run, syi_run_active(run, SY_ADAPTER), a[1]);
     if (st == SY_OK) st = batches_new(ctx, a[2], atoll(a[3]), atoll(a[4]), &b);
     if (st == SY_OK) st = reserve(run, b.b.tokens, true);
+    sy_run_feed(run, feed, &b);
     if (st == SY_OK) st = sy_run_event(run, SY_START);
     for (int64_t k = 0; k < steps && st == SY_OK; k++) {
         sy_step_result r;

@@ -180,6 +180,16 @@ static inline syi_hash check_hash(sy_context *ctx, const sy_run *run)
     return syi_hasher_end(h);
 }
 
+/* Text for methods that look at it before training: a batch a number. */
+static inline sy_status check_feed(void *self, int64_t index, int64_t rows, sy_batch *out)
+{
+    tiny_batch *b = self;
+    (void)rows;
+    tiny_batch_make(b, TINY_MODEL.vocab, 5000 + (uint64_t)index);
+    *out = b->batch;
+    return SY_OK;
+}
+
 /* `steps` steps against the same with a stop at each of `cuts` (0-ended): state saved, all
  * closed, opened again, state loaded. Every bit of values and states must be the same. */
 static inline void check_resume(const test_folder *f, const char *model, const char *adapter, const char *const *settings, sy_dtype dtype, int steps, const int *cuts)
@@ -189,7 +199,9 @@ static inline void check_resume(const test_folder *f, const char *model, const c
     in_folder(f, file, "state.safetensors");
     for (int cut = -1; cut < 0 || cuts[cut]; cut++) {
         const tiny_run r = { .model = model, .adapter = adapter, .settings = settings, .dtype = dtype, .total = steps };
+        tiny_batch text;
         sy_run *run = tiny_run_open(f->ctx, &r);
+        sy_run_feed(run, check_feed, &text);
         TEST_OK(f->ctx, sy_run_event(run, SY_START));
         for (int k = 0; k < steps; k++) {
             tiny_batch b;
@@ -199,6 +211,7 @@ static inline void check_resume(const test_folder *f, const char *model, const c
                 sy_run_close(run);
                 run = tiny_run_open(f->ctx, &r);
                 TEST_OK(f->ctx, sy_run_state_load(run, file));
+                sy_run_feed(run, check_feed, &text);
                 TEST_OK(f->ctx, sy_run_event(run, SY_START));
             }
             tiny_batch_make(&b, TINY_MODEL.vocab, 100 + (uint64_t)k);
