@@ -10,7 +10,9 @@ pkg_check_modules(YAML REQUIRED IMPORTED_TARGET yaml-0.1)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
-set(SY_PC_REQUIRES "jansson yaml-0.1 libpcre2-8 libutf8proc libxxhash zlib")
+pkg_check_modules(PNG REQUIRED IMPORTED_TARGET libpng)
+pkg_check_modules(JPEG REQUIRED IMPORTED_TARGET libjpeg)
+set(SY_PC_REQUIRES "jansson yaml-0.1 libpcre2-8 libutf8proc libxxhash zlib libpng libjpeg")
 
 # find_library/find_path with a message that says what to install.
 macro(sy_need var kind what)
@@ -58,6 +60,7 @@ target_include_directories(sy_dependencies SYSTEM INTERFACE
   ${OPENBLAS_INCLUDE_DIR} ${LAPACKE_INCLUDE_DIR} ${DNNL_INCLUDE_DIR})
 target_link_libraries(sy_dependencies INTERFACE
   PkgConfig::JANSSON PkgConfig::YAML PkgConfig::PCRE2 PkgConfig::UTF8PROC PkgConfig::XXHASH
+  PkgConfig::PNG PkgConfig::JPEG
   ZLIB::ZLIB OpenMP::OpenMP_C ${DNNL_LIBRARY} ${SY_LAPACK_LIBRARIES} m)
 
 # liblapacke itself asks for liblapack.so.3 and libblas.so.3, which may lead to

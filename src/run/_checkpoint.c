@@ -205,7 +205,7 @@ static const struct { const char *key; int type; size_t offset; } rows[] = {
     ROW(step, AS_INT), ROW(tokens, AS_INT), ROW(trained, AS_INT), ROW(seconds, AS_REAL), ROW(first_loss, AS_REAL),
     ROW(loss, AS_REAL), ROW(loss_sum, AS_REAL), ROW(grad_norm, AS_REAL), ROW(window_loss, AS_REAL), ROW(window_steps, AS_INT),
     ROW(window_tokens, AS_INT), ROW(window_seconds, AS_REAL), ROW(eval_loss, AS_REAL), ROW(first_eval, AS_REAL),
-    ROW(best_loss, AS_REAL), ROW(eval_step, AS_INT), ROW(best_step, AS_INT), ROW(micro_tokens, AS_INT),
+    ROW(best_loss, AS_REAL), ROW(eval_accuracy, AS_REAL), ROW(eval_step, AS_INT), ROW(best_step, AS_INT), ROW(micro_tokens, AS_INT),
     ROW(settings, AS_HASH), ROW(model, AS_HASH), ROW(data, AS_HASH), ROW(eval, AS_HASH),
 };
 #undef ROW

@@ -24,7 +24,8 @@ char *syi_train_summary(const syi_train *t, char buf[200])
     const syi_run_state *s = &t->state;
     int n = snprintf(buf, 200, "%lld steps, %lld tokens, loss %.4f -> %.4f", (long long)s->step, (long long)s->tokens,
                      s->first_loss, s->loss);
-    if (isfinite(s->eval_loss)) snprintf(buf + n, 200 - (size_t)n, ", evaluation %.4f -> %.4f", s->first_eval, s->eval_loss);
+    if (isfinite(s->eval_loss)) n += snprintf(buf + n, 200 - (size_t)n, ", evaluation %.4f -> %.4f", s->first_eval, s->eval_loss);
+    if (isfinite(s->eval_accuracy)) snprintf(buf + n, 200 - (size_t)n, ", accuracy %.2f %%", 100 * s->eval_accuracy);
     return buf;
 }
 
@@ -151,6 +152,7 @@ static sy_status evaluate(syi_train *t)
     SYI_TRY(syi_evaluate(t->run, t->eval, rows, "eval", &e));
     if (s->eval_step < 0) s->first_eval = e.loss;
     s->eval_loss = e.loss;
+    s->eval_accuracy = e.accuracy;
     s->eval_step = s->step;
     if (s->step > 0 && !(s->best_loss <= e.loss)) {
         s->best_loss = e.loss;
@@ -162,6 +164,7 @@ static sy_status evaluate(syi_train *t)
     put_real(j, "epoch", syi_train_epoch(t));
     put_real(j, "eval_loss", e.loss);
     put_real(j, "eval_perplexity", exp(e.loss));
+    if (isfinite(e.accuracy)) put_real(j, "eval_accuracy", e.accuracy);
     put_real(j, "eval_runtime", e.seconds);
     put_real(j, "eval_tokens_per_second", (double)e.tokens / syi_positive(e.seconds));
     syi_log(t->ctx, SY_LOG_INFO, "step %lld: evaluation loss %.5f, perplexity %.4f over %lld tokens", (long long)s->step,

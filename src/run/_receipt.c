@@ -207,7 +207,7 @@ static json_t *summary_line(const syi_train *t)
     return j;
 }
 
-static const char *const result_keys[] = {"steps", "loss", "first_loss", "train_loss", "eval_loss", "first_eval_loss", "best_step",
+static const char *const result_keys[] = {"steps", "loss", "first_loss", "train_loss", "eval_loss", "eval_accuracy", "first_eval_loss", "best_step",
     "perplexity", "tokens", "trained_tokens", "tokens_per_second", "peak_bytes", "seconds", "trained_parameters", NULL};
 
 sy_status syi_train_receipt_end(syi_train *t)
@@ -221,6 +221,7 @@ sy_status syi_train_receipt_end(syi_train *t)
     syi_report_real(report, "first_loss", s->first_loss);
     syi_report_real(report, "train_loss", s->loss_sum / (double)syi_max(1, s->step));
     syi_report_real(report, "eval_loss", s->eval_loss);
+    if (syi_run_classifies(t->run)) syi_report_real(report, "eval_accuracy", s->eval_accuracy);
     syi_report_real(report, "first_eval_loss", s->first_eval);
     syi_report_real(report, "perplexity", exp(s->eval_loss));
     json_object_set_new(report, "best_step", s->best_step >= 0 ? json_integer(s->best_step) : json_null());

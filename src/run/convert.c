@@ -12,7 +12,7 @@ typedef struct { char *in, *out, *base; int dtype; int64_t shard, split; } conve
 
 static const sy_option rows[] = {
     { .name = "in", .type = SY_OPT_PATH, .offset = offsetof(convert_self, in), .flags = SY_OPT_POSITION | SY_OPT_REQUIRED,
-      .help = "Hugging Face folder, GGUF model, adapter folder or LoRA GGUF", .example = "models/tiny" },
+      .help = "Hugging Face folder, GGUF model, adapter folder, LoRA GGUF, or a config.json", .example = "models/tiny" },
     { .name = "out", .type = SY_OPT_PATH, .offset = offsetof(convert_self, out), .flags = SY_OPT_POSITION | SY_OPT_REQUIRED,
       .help = "a name that ends in .gguf, or a folder that does not exist yet", .example = "tiny.gguf" },
     { .name = "dtype", .type = SY_OPT_ENUM, .offset = offsetof(convert_self, dtype), .def = "auto", .choices = dtype_choices, .alias = "outtype",
@@ -179,6 +179,39 @@ static sy_status adapter_from_gguf(sy_job *job, const convert_self *self)
     return SY_OK;
 }
 
+/* -- a config becomes a model --------------------------------------------------------------- */
+
+/* Start weights, and what lies beside the config that a model needs as well. */
+static sy_status start_model(sy_job *job, const convert_self *self)
+{
+    static const char *const beside[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja",
+                                         "preprocessor_config.json"};
+    sy_context *ctx = syi_job_context(job);
+    const int dtype = self->dtype == AS_IT_IS ? SY_F32 : dtype_of[self->dtype];
+    char *text = NULL, from[4096];
+    sy_checkpoint *ck = NULL;
+    syi_dir out = {0};
+    SYI_TRY(syi_read_file(ctx, self->in, 16 << 20, &text, NULL));
+    sy_status s = syi_dir_begin(ctx, self->out, false, &out);
+    if (s == SY_OK) s = sy_model_create(ctx, text, out.work, (uint64_t)syi_job_common(job)->seed, (sy_dtype)dtype);
+    for (int i = 0; s == SY_OK && i < SYI_COUNT(beside); i++) {
+        snprintf(from, sizeof from, "%.*s%s", (int)(syi_basename(self->in) - self->in), self->in, beside[i]);
+        char *to = syi_join(ctx, out.work, beside[i]);
+        if (to == NULL) s = SY_E_MEMORY;
+        else if (syi_exists(from)) s = syi_copy_file(ctx, from, to);
+        syi_free(ctx, to);
+    }
+    if (s == SY_OK) s = sy_checkpoint_open(ctx, out.work, &ck);
+    int64_t bytes = 0;
+    for (int64_t i = 0; s == SY_OK && i < sy_checkpoint_count(ck); i++) bytes += sy_checkpoint_at(ck, i)->bytes;
+    if (s == SY_OK) report_sizes(job, "config.json", "model folder with random start weights", sy_checkpoint_count(ck), bytes, self->out);
+    sy_checkpoint_close(ck);
+    if (s == SY_OK && !syi_job_common(job)->dry_run) s = syi_dir_commit(&out);
+    syi_dir_abort(&out);
+    syi_free(ctx, text);
+    return s;
+}
+
 /* -- which of them ------------------------------------------------------------------------ */
 
 typedef enum { MODEL_FOLDER, MODEL_GGUF, ADAPTER_FOLDER, ADAPTER_GGUF } form;
@@ -204,6 +237,7 @@ static sy_status run(void *self_, sy_job *job)
     convert_self *self = self_;
     sy_context *ctx = syi_job_context(job);
     form from;
+    if (strcmp(syi_basename(self->in), "config.json") == 0 && syi_exists(self->in)) return start_model(job, self);
     SYI_TRY(form_of(ctx, self->in, &from));
     bool to_gguf = syi_ends(self->out, ".gguf");
     if (!to_gguf && asks_coded(self))
@@ -223,6 +257,7 @@ static sy_status run(void *self_, sy_job *job)
 const sy_verb sy_verb_convert = {
     .name = "convert", .title = "a model or adapter in another form",
     .about = "Hugging Face folder to GGUF and back, GGUF to GGUF of another type, PEFT adapter folder to LoRA GGUF and back; tokenizer and "
-             "chat template come along. Memory does not grow with the model. OUT appears complete or not at all.",
+             "chat template come along. Memory does not grow with the model. OUT appears complete or not at all.\n\n"
+             "A file called config.json becomes a model folder with random start weights (--seed, --dtype), for training from scratch.",
     .example = "convert models/tiny {tmp}/tiny.gguf --dtype f32", .options = rows, .size = sizeof(convert_self), .run = run
 };

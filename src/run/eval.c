@@ -26,7 +26,7 @@ static const sy_option rows[] = {
     {.name = "adapter", .type = SY_OPT_PATH, .offset = OFFSET(adapter), .alias = "lora_model_dir adapter_name_or_path",
      .help = "adapter folder to put around the model", .example = "run"},
     {.name = "data", .type = SY_OPT_PATH, .offset = OFFSET(data), .flags = SY_OPT_REQUIRED, .alias = "dataset",
-     .help = ".jsonl, .json or .txt, each also .gz", .example = "valid.jsonl"},
+     .help = ".jsonl, .json or .txt, each also .gz; images: a folder for each class, an IDX file, a .csv list", .example = "valid.jsonl"},
     {.name = "seq", .type = SY_OPT_INT, .offset = OFFSET(seq), .def = "512", .min = 2, .max = 1048576,
      .alias = "sequence_len max_length max_seq_length", .help = "tokens of a window (at most the model's context)", .example = "256"},
     {.name = "batch", .type = SY_OPT_INT, .offset = OFFSET(batch), .def = "4", .min = 1, .max = 65536,
@@ -53,8 +53,9 @@ typedef struct {
     sy_context *ctx;
     sy_writer *writer;
     const sy_batch *batch;
-    int64_t vocabulary, written;
+    int64_t vocabulary, written, right;
     double loss;
+    bool by_row; /* a classifier's: one row of logits a row of the data */
 } dump;
 
 static double token_loss(const float *logits, int64_t n, int32_t target)
@@ -72,10 +73,11 @@ static sy_status take_logits(void *self, int64_t row, int64_t n, const float *lo
     for (int64_t i = 0; i < n; i++) {
         const float *at = logits + i * d->vocabulary;
         int64_t t = row + i;
-        if (syi_batch_padding(d->batch, t)) continue;
+        if (!d->by_row && syi_batch_padding(d->batch, t)) continue;
         if (d->batch->target[t] >= 0) d->loss += token_loss(at, d->vocabulary, d->batch->target[t]);
+        if (d->by_row) syi_classified(at, 1, d->vocabulary, d->batch->target + t, &(double){0}, &d->right);
         SYI_TRY(sy_writer_put(d->writer, "logits", d->written, 1, at));
-        SYI_TRY(sy_writer_put(d->writer, "input_ids", d->written, 1, d->batch->ids + t));
+        SYI_TRY(sy_writer_put(d->writer, d->by_row ? "labels" : "input_ids", d->written, 1, d->by_row ? d->batch->target + t : d->batch->ids + t));
         d->written++;
     }
     return SY_OK;
@@ -97,15 +99,16 @@ static sy_status evaluate_with_dump(eval *e, int64_t batch_rows, syi_evaluation 
 {
     sy_dataset_info info;
     sy_dataset_stat(e->set, &info);
-    dump d = {.ctx = e->ctx, .vocabulary = sy_run_vocabulary(e->run)};
+    dump d = {.ctx = e->ctx, .vocabulary = sy_run_vocabulary(e->run), .by_row = syi_run_classifies(e->run)};
     double began = syi_now();
     int64_t tokens = 0;
-    SYI_TRY(count_tokens(e, info.rows_per_epoch, &tokens));
+    if (d.by_row) tokens = info.rows_per_epoch;
+    else SYI_TRY(count_tokens(e, info.rows_per_epoch, &tokens));
     SYI_TRY(sy_writer_new(e->ctx, e->dump, 0, &d.writer));
     sy_status status = sy_writer_declare(d.writer, "logits", SY_F32, 2, (const int64_t[]){tokens, d.vocabulary});
-    if (status == SY_OK) status = sy_writer_declare(d.writer, "input_ids", SY_I32, 2, (const int64_t[]){tokens, 1});
+    if (status == SY_OK) status = sy_writer_declare(d.writer, d.by_row ? "labels" : "input_ids", SY_I32, 2, (const int64_t[]){tokens, 1});
     if (status == SY_OK) status = sy_writer_begin(d.writer);
-    *out = (syi_evaluation){.tokens = tokens};
+    *out = (syi_evaluation){.tokens = tokens, .accuracy = NAN};
     for (int64_t row = 0; status == SY_OK && row < info.rows_per_epoch;) {
         sy_batch batch;
         int64_t n = syi_min(batch_rows, info.rows_per_epoch - row);
@@ -121,6 +124,7 @@ static sy_status evaluate_with_dump(eval *e, int64_t batch_rows, syi_evaluation 
     }
     out->seconds = syi_now() - began;
     out->loss = d.loss / (double)syi_max(1, out->trained);
+    if (d.by_row) out->accuracy = (double)d.right / (double)syi_max(1, out->trained);
     if (status == SY_OK && !isfinite(out->loss)) status = syi_fail(e->ctx, SY_E_NUMERIC, "the loss is not a finite number");
     if (status == SY_OK) return sy_writer_end(d.writer);
     sy_writer_abort(d.writer);
@@ -142,14 +146,16 @@ static sy_status open_all(eval *e, sy_job *job, sy_plan *plan, int64_t *batch_ro
     o.plan_only = common->dry_run;
     SYI_TRY(sy_run_open(e->ctx, &o, &e->run));
     SYI_TRY(syi_run_seq(e->run, syi_job_given(job, "seq"), &e->seq));
-    if (sy_run_tokenizer(e->run) == NULL)
-        return syi_fail(e->ctx, SY_E_INPUT, "%s has no tokenizer (tokenizer.json), so the data cannot be read with it", e->model);
+    SYI_TRY(syi_run_needs_tokenizer(e->run, e->model));
+    if (syi_run_sees(e->run)) e->seq = 1; /* an image is a row of one */
+    e->run->options.row_tokens = e->seq;
+    if (syi_run_classifies(e->run) && !syi_job_given(job, "batch")) e->batch = 32;
     SYI_TRY(syi_template_text(e->ctx, e->run, e->chat_template, &e->template_text));
     sy_dataset_options d = {.tokenizer = sy_run_tokenizer(e->run), .chat_template = e->template_text, .eos_id = sy_run_eos(e->run),
                             .bos_id = -1, .loss_on = e->loss_on == 1 ? SY_LOSS_ALL : SY_LOSS_DEFAULT, .seq = e->seq,
                             .pack = e->pack && e->dump == NULL, .max_documents = e->max_documents};
     syi_data_options(&e->data_rows, &d);
-    SYI_TRY(sy_dataset_open(e->ctx, e->data, &d, &e->set));
+    SYI_TRY(syi_run_data(e->run, e->data, &d, &e->set));
     sy_dataset_info info;
     sy_dataset_stat(e->set, &info);
     *batch_rows = syi_min(e->batch, info.rows_per_epoch);
@@ -169,7 +175,7 @@ static sy_status eval_run(void *self, sy_job *job)
     int64_t batch_rows = 1;
     char hash[33];
     sy_dataset_info info;
-    syi_evaluation r = {.loss = NAN, .seconds = NAN};
+    syi_evaluation r = {.loss = NAN, .seconds = NAN, .accuracy = NAN};
     bool dry = syi_job_common(job)->dry_run;
     json_t *report = syi_job_report(job);
     SYI_TRY(open_all(e, job, &plan, &batch_rows));
@@ -188,6 +194,7 @@ static sy_status eval_run(void *self, sy_job *job)
     }
     syi_report_real(report, "loss", r.loss);
     syi_report_real(report, "perplexity", exp(r.loss));
+    if (syi_run_classifies(e->run)) syi_report_real(report, "accuracy", r.accuracy);
     json_object_set_new(report, "tokens", json_integer(r.tokens));
     json_object_set_new(report, "predicted_tokens", json_integer(r.trained));
     syi_report_real(report, "tokens_per_second", (double)r.tokens / r.seconds);
@@ -199,7 +206,10 @@ static sy_status eval_run(void *self, sy_job *job)
         syi_job_receipt(job, "wrote     %s: %s", e->dump, syi_human_bytes(size, syi_file_size(e->dump)));
     }
     char peak[32];
-    syi_job_receipt(job, "done      loss %.5f, perplexity %.4f over %lld predicted tokens; %.0f tokens/s, peak memory %s", r.loss,
+    if (syi_run_classifies(e->run))
+        syi_job_receipt(job, "done      accuracy %.2f %%, loss %.5f over %lld rows; %.0f rows/s, peak memory %s", 100 * r.accuracy, r.loss, (long long)r.trained,
+                        (double)r.trained / syi_positive(r.seconds), syi_human_bytes(peak, syi_rss_peak()));
+    else syi_job_receipt(job, "done      loss %.5f, perplexity %.4f over %lld predicted tokens; %.0f tokens/s, peak memory %s", r.loss,
                     exp(r.loss), (long long)r.trained, (double)r.tokens / syi_positive(r.seconds), syi_human_bytes(peak, syi_rss_peak()));
     return SY_OK;
 }
@@ -223,6 +233,8 @@ const sy_verb sy_verb_eval = {
         "token; plain text is cut into windows of --seq tokens that do not overlap (the last one is shorter); the tokens 2, 3, ... "
         "of a window are predicted from those before them in it, its first token is not. Prompts with completions and chats are "
         "one window each, cut at --seq, and only completions and assistant turns are predicted.\n\n"
+        "Models that classify: a row of the data is an image or a text with a label; the loss is the mean of -ln p(label), and the "
+        "accuracy is the share of rows whose label has the highest logit.\n\n"
         "--dump-logits writes one row per token of every window, in the order of the file, the window's last token included "
         "(predicting what lies beyond it), and the token ids beside them.",
     .example = "eval --model models/tiny --data models/tiny/kjv-heldout.jsonl --seq 128 --max-documents 2",

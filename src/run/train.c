@@ -244,6 +244,7 @@ static sy_status open_run(syi_train *t)
         return syi_fail(t->ctx, SY_E_USAGE, "--adapter %s: the adapter in %s is of the kind %s; leave --adapter out", unused->name,
                         t->o.init_adapter, loaded->method->name);
     SYI_TRY(syi_run_seq(t->run, syi_job_given(t->job, "seq"), &t->o.seq));
+    if (syi_run_sees(t->run)) t->o.seq = t->run->options.row_tokens = 1; /* an image is a row of one */
     return collect_settings(t, unused);
 }
 
@@ -288,8 +289,7 @@ sy_status syi_template_text(sy_context *ctx, sy_run *run, const char *option, ch
 
 static sy_status open_data(syi_train *t)
 {
-    if (sy_run_tokenizer(t->run) == NULL)
-        return syi_fail(t->ctx, SY_E_INPUT, "%s has no tokenizer (tokenizer.json), so the data cannot be read with it", t->o.model);
+    SYI_TRY(syi_run_needs_tokenizer(t->run, t->o.model));
     SYI_TRY(syi_template_text(t->ctx, t->run, t->o.chat_template, &t->template_text));
     bool all = t->o.loss_on == 1 || t->o.train_on_inputs;
     sy_dataset_options o = {.tokenizer = sy_run_tokenizer(t->run), .chat_template = t->template_text,
@@ -300,7 +300,7 @@ static sy_status open_data(syi_train *t)
     if (t->o.eval_share > 0 && t->o.eval_data != NULL)
         return syi_fail(t->ctx, SY_E_USAGE, "--eval-share and --eval-data both say what to evaluate on; give one of them");
     o.holdout = t->o.eval_share;
-    SYI_TRY(sy_dataset_open(t->ctx, t->o.data, &o, &t->data));
+    SYI_TRY(syi_run_data(t->run, t->o.data, &o, &t->data));
     sy_dataset_stat(t->data, &t->data_info);
     snprintf(t->state.data, sizeof t->state.data, "%s", t->data_info.hash);
     if (t->o.eval_data == NULL && t->o.eval_share <= 0) {
@@ -311,7 +311,7 @@ static sy_status open_data(syi_train *t)
     }
     o.shuffle = false;
     o.heldout = t->o.eval_share > 0;
-    SYI_TRY(sy_dataset_open(t->ctx, t->o.eval_data != NULL ? t->o.eval_data : t->o.data, &o, &t->eval));
+    SYI_TRY(syi_run_data(t->run, t->o.eval_data != NULL ? t->o.eval_data : t->o.data, &o, &t->eval));
     sy_dataset_stat(t->eval, &t->eval_info);
     snprintf(t->state.eval, sizeof t->state.eval, "%s", t->eval_info.hash);
     return SY_OK;
@@ -394,7 +394,7 @@ static sy_status train_run(void *self, sy_job *job)
     t->lock = -1;
     t->saved_step = -1;
     t->state.eval_step = t->state.best_step = -1;
-    t->state.eval_loss = t->state.first_eval = t->state.best_loss = t->state.first_loss = t->state.loss = NAN;
+    t->state.eval_loss = t->state.eval_accuracy = t->state.first_eval = t->state.best_loss = t->state.first_loss = t->state.loss = NAN;
     char **const optional[] = {&t->o.out, &t->o.resume, &t->o.eval_data, &t->o.init_adapter, &t->o.profile, &t->o.chat_template};
     for (int i = 0; i < SYI_COUNT(optional); i++) /* "" takes a file's setting back */
         if (*optional[i] != NULL && **optional[i] == '\0') *optional[i] = NULL;

@@ -52,7 +52,15 @@ sy_status syi_metrics_close(syi_metrics *m); /* syncs, frees; NULL is fine */
 
 /* -- _evaluate.c ------------------------------------------------------------------------------ */
 
-typedef struct { double loss; int64_t trained, tokens; double seconds; } syi_evaluation;
+/* _data.c: what the model reads, and whether rows are classified. */
+bool syi_run_classifies(const sy_run *run);
+bool syi_run_sees(const sy_run *run); /* images */
+sy_status syi_run_data(sy_run *run, const char *path, const sy_dataset_options *o, sy_dataset **out);
+sy_status syi_run_needs_tokenizer(sy_run *run, const char *model);
+
+typedef struct { double loss; int64_t trained, tokens; double seconds, accuracy; /* NAN: not a classifier */ } syi_evaluation;
+/* Loss and hits of logits [rows, classes] against their targets (-1: none). */
+void syi_classified(const float *logits, int64_t rows, int64_t classes, const int32_t *target, double *loss, int64_t *right);
 /* Is token t padding? */
 bool syi_batch_padding(const sy_batch *b, int64_t t);
 /* Tokens of the batch that are not padding. */
@@ -111,6 +119,7 @@ typedef struct {
     int64_t window_steps, window_tokens;
     double window_seconds;
     double eval_loss, first_eval, best_loss; /* NAN: none                               */
+    double eval_accuracy;              /* of the last evaluation; NAN: no classifier      */
     int64_t eval_step, best_step;      /* -1: none                                      */
     int64_t micro_tokens;              /* how the plan cut the batch                    */
     syi_log_sizes logs;

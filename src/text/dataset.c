@@ -4,6 +4,8 @@
  * to be is in dataset_make.c. */
 #include "dataset.h"
 
+#include "data/data.h"
+
 enum { SLOTS = 4, FORGET_EVERY = 1024 };
 
 typedef struct { int64_t at, document; int32_t n, trained; } window;
@@ -11,6 +13,8 @@ typedef struct { int32_t *ids, *positions, *first, *target, *sample; int64_t cap
 
 struct sy_dataset {
     sy_context *ctx;
+    const syi_dataset_ops *ops; /* rows that are no texts: not NULL, and `self` has them */
+    void *self;
     syi_store *store;
     window *window;
     int64_t windows, cap_window;
@@ -251,6 +255,7 @@ void sy_dataset_free(sy_dataset *d)
 {
     if (d == NULL) return;
     sy_context *ctx = d->ctx;
+    if (d->ops != NULL) d->ops->free(d->self);
     for (int i = 0; i < SLOTS; i++) syi_free(ctx, d->slot[i].ids);
     syi_free(ctx, d->order[0]);
     syi_free(ctx, d->order[1]);
@@ -259,6 +264,17 @@ void sy_dataset_free(sy_dataset *d)
     syi_free(ctx, d->window);
     syi_store_free(d->store);
     syi_free(ctx, d);
+}
+
+sy_status syi_dataset_of(sy_context *ctx, const syi_dataset_ops *ops, void *self, const sy_dataset_info *info, sy_dataset **out)
+{
+    *out = syi_calloc(ctx, 1, sizeof **out);
+    if (*out == NULL) return SY_E_MEMORY;
+    (*out)->ctx = ctx;
+    (*out)->ops = ops;
+    (*out)->self = self;
+    (*out)->info = *info;
+    return SY_OK;
 }
 
 void sy_dataset_stat(const sy_dataset *d, sy_dataset_info *out)
@@ -301,6 +317,7 @@ static void put_window(const sy_dataset *d, slot *s, int64_t w, fill *f)
 
 sy_status sy_dataset_batch(sy_dataset *d, int64_t row, int64_t rows, int which, sy_batch *out)
 {
+    if (d->ops != NULL) return d->ops->batch(d->self, row, rows, which, out);
     if (row < 0 || rows < 1 || rows > INT32_MAX / d->seq || row > INT64_MAX - rows || which < 0 || which >= SLOTS)
         return syi_fail(d->ctx, SY_E_USAGE, "a batch of %lld rows from row %lld in slot %d: expected rows >= 1 and 0 <= slot < %d, and at "
                         "most 2^31 tokens", (long long)rows, (long long)row, which, SLOTS);
