@@ -284,7 +284,7 @@ double nets_accuracy(const nets_net *n, const nets_data *d)
 
 /* -- files ------------------------------------------------------------------------------------------ */
 
-sy_status nets_save(sy_context *ctx, const nets_net *n, int layers, const char *dir)
+static sy_status save_as(sy_context *ctx, const nets_net *n, int layers, const char *dir, const char *prefix)
 {
     char path[600], name[32];
     sy_writer *w;
@@ -296,7 +296,7 @@ sy_status nets_save(sy_context *ctx, const nets_net *n, int layers, const char *
         for (int l = 0; l < layers && st == SY_OK; l++)
             for (int k = 0; k < 2 && st == SY_OK; k++) {
                 const int64_t dim[2] = { n->size[l + 1], n->size[l] };
-                snprintf(name, sizeof name, "fc%d.%s", l, k ? "bias" : "weight");
+                snprintf(name, sizeof name, "%s%d.%s", prefix, l, k ? "bias" : "weight");
                 st = put ? sy_writer_put(w, name, 0, k ? 1 : dim[0], k ? n->b[l] : n->w[l]) : sy_writer_declare(w, name, SY_F32, k ? 1 : 2, dim);
             }
         if (!put && st == SY_OK) st = sy_writer_begin(w);
@@ -306,7 +306,24 @@ sy_status nets_save(sy_context *ctx, const nets_net *n, int layers, const char *
     return st;
 }
 
-sy_status nets_load(sy_context *ctx, nets_net *n, int layers, const char *dir)
+sy_status nets_save(sy_context *ctx, const nets_net *n, int layers, const char *dir) { return save_as(ctx, n, layers, dir, "fc"); }
+
+sy_status nets_save_mlp(sy_context *ctx, const nets_net *n, const char *dir)
+{
+    char path[600];
+    mkdir(dir, 0777);
+    snprintf(path, sizeof path, "%s/config.json", dir);
+    FILE *f = fopen(path, "w");
+    if (!f) return SY_E_IO;
+    fprintf(f, "{\"model_type\": \"mlp\", \"architectures\": [\"MLP\"], \"image_size\": %d, \"num_channels\": 1, \"num_labels\": %d, \"hidden_sizes\": [", (int)lround(sqrt(n->size[0])),
+            n->size[n->layers]);
+    for (int l = 1; l < n->layers; l++) fprintf(f, "%s%d", l > 1 ? ", " : "", n->size[l]);
+    fputs("]}\n", f);
+    if (fclose(f) != 0) return SY_E_IO;
+    return save_as(ctx, n, n->layers, dir, "layers.");
+}
+
+static sy_status load_as(sy_context *ctx, nets_net *n, int layers, const char *dir, const char *prefix)
 {
     char name[32];
     sy_checkpoint *ck;
@@ -314,7 +331,7 @@ sy_status nets_load(sy_context *ctx, nets_net *n, int layers, const char *dir)
     if (st != SY_OK) return st;
     for (int l = 0; l < layers && st == SY_OK; l++)
         for (int k = 0; k < 2 && st == SY_OK; k++) {
-            snprintf(name, sizeof name, "fc%d.%s", l, k ? "bias" : "weight");
+            snprintf(name, sizeof name, "%s%d.%s", prefix, l, k ? "bias" : "weight");
             const sy_entry *e = sy_checkpoint_find(ck, name);
             st = e && e->dim[0] == n->size[l + 1] ? sy_entry_read_f32(ctx, e, 0, k ? 1 : e->dim[0], k ? n->b[l] : n->w[l]) : SY_E_INPUT;
         }
@@ -322,7 +339,29 @@ sy_status nets_load(sy_context *ctx, nets_net *n, int layers, const char *dir)
     return st;
 }
 
-sy_status nets_merge(sy_context *ctx, const char *dir, const char *recipe, const char *out)
+sy_status nets_load(sy_context *ctx, nets_net *n, int layers, const char *dir) { return load_as(ctx, n, layers, dir, "fc"); }
+sy_status nets_load_mlp(sy_context *ctx, nets_net *n, const char *dir) { return load_as(ctx, n, n->layers, dir, "layers."); }
+
+float *nets_activations(const nets_net *n, const nets_data *d, int l)
+{
+    float *act[NETS_LAYERS + 2] = { NULL };
+    if (new_acts(n, d->n, act)) forward(n, d->n, d->x, act);
+    for (int k = 1; k <= n->layers; k++)
+        if (k != l) free(act[k]);
+    return act[l];
+}
+
+double nets_number(const char *report, const char *key)
+{
+    char quoted[80];
+    snprintf(quoted, sizeof quoted, "\"%s\":", key);
+    const char *at = report ? strstr(report, quoted) : NULL;
+    return at ? strtod(at + strlen(quoted), NULL) : NAN;
+}
+
+sy_status nets_merge(sy_context *ctx, const char *dir, const char *recipe, const char *out) { return nets_merge_report(ctx, dir, recipe, out, NULL); }
+
+sy_status nets_merge_report(sy_context *ctx, const char *dir, const char *recipe, const char *out, char **report)
 {
     char path[600], place[600], line[256];
     snprintf(path, sizeof path, "%s/recipe.yaml", dir);
@@ -340,6 +379,7 @@ sy_status nets_merge(sy_context *ctx, const char *dir, const char *recipe, const
     if (st == SY_OK) st = sy_job_set(job, "out", place);
     if (st == SY_OK) st = sy_job_set(job, "unrelated", line);
     if (st == SY_OK) st = sy_job_run(job);
+    if (report) *report = strdup(sy_job_report(job));
     sy_job_free(job);
     return st;
 }

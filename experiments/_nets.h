@@ -32,6 +32,11 @@ double nets_loss(const nets_net *n, const nets_data *d, double *accuracy);
 /* Layers [0, layers) as dir/model.safetensors: fcN.weight, fcN.bias. */
 sy_status nets_save(sy_context *ctx, const nets_net *n, int layers, const char *dir);
 sy_status nets_load(sy_context *ctx, nets_net *n, int layers, const char *dir);
+/* All of it as a model folder of the architecture "mlp" (layers.N.weight, config.json); back. */
+sy_status nets_save_mlp(sy_context *ctx, const nets_net *n, const char *dir);
+sy_status nets_load_mlp(sy_context *ctx, nets_net *n, const char *dir);
+/* Post-activation values of layer l (1 ..) for all samples, [n, size[l]]; caller frees. */
+float *nets_activations(const nets_net *n, const nets_data *d, int l);
 /* The matrix a[n,k] b[m,k]^T (+ c) that all of the above is made of. */
 void nets_matmul(int n, int m, int k, const float *a, const float *b, float *c);
 
@@ -39,6 +44,10 @@ void nets_matmul(int n, int m, int k, const float *a, const float *b, float *c);
 /* Writes the recipe (model names are folders in `dir`) and merges into dir/out; an existing
  * dir/out is replaced. */
 sy_status nets_merge(sy_context *ctx, const char *dir, const char *recipe, const char *out);
+/* The same; *report: what `steelyard merge --json` would print (free with free), or NULL. */
+sy_status nets_merge_report(sy_context *ctx, const char *dir, const char *recipe, const char *out, char **report);
+/* A number of such a report, NAN: not there. */
+double nets_number(const char *report, const char *key);
 
 /* -- eight tasks from one base -------------------------------------------------------------------- */
 /* Pictures of 12 x 12 with noise of 2.2, chosen such that single models reach 0.99 and their average
