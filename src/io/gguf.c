@@ -88,10 +88,21 @@ const char *syi_gguf_type_name(uint32_t type)
 
 /* -- walking ------------------------------------------------------------------- */
 
+/* "FILE: byte N: what was found and what was expected there". */
+static sy_status bad(cursor *c, const void *at, sy_status code, const char *fmt, ...) SYI_PRINTF(4, 5);
+static sy_status bad(cursor *c, const void *at, sy_status code, const char *fmt, ...)
+{
+    char text[1024];
+    va_list list;
+    va_start(list, fmt);
+    vsnprintf(text, sizeof text, fmt, list);
+    va_end(list);
+    return syi_fail(c->ctx, code, "%s: byte %lld: %s", c->path, (long long)((const uint8_t *)at - c->begin), text);
+}
+
 static sy_status truncated(cursor *c, const char *what)
 {
-    return syi_fail(c->ctx, SY_E_INPUT, "%s: the file ends at byte %lld inside of %s: it is truncated", c->path,
-                    (long long)(c->end - c->begin), what);
+    return bad(c, c->end, SY_E_INPUT, "the file ends inside of %s: it is truncated", what);
 }
 
 static sy_status take(cursor *c, void *out, size_t n, const char *what)
@@ -108,8 +119,7 @@ static sy_status take_string(cursor *c, const char **s, int64_t *len, uint64_t m
     uint64_t n = 0;
     SYI_TRY(take(c, &n, 8, what));
     if (n > max)
-        return syi_fail(c->ctx, SY_E_INPUT, "%s: byte %lld: %s would be %llu bytes long; at most %llu are accepted", c->path,
-                        (long long)(c->at - c->begin - 8), what, (unsigned long long)n, (unsigned long long)max);
+        return bad(c, c->at - 8, SY_E_INPUT, "%s would be %llu bytes long; at most %llu are accepted", what, (unsigned long long)n, (unsigned long long)max);
     if (n > (uint64_t)(c->end - c->at)) return truncated(c, what);
     *s = (const char *)c->at;
     *len = (int64_t)n;
@@ -131,8 +141,7 @@ static sy_status take_name(syi_gguf *g, cursor *c, const char **out, uint64_t ma
     int64_t len = 0;
     SYI_TRY(take_string(c, &s, &len, max, what));
     if (len == 0 || !syi_utf8_ok(s, (size_t)len))
-        return syi_fail(c->ctx, SY_E_INPUT, "%s: byte %lld: %s is %s", c->path, (long long)((const uint8_t *)s - c->begin), what,
-                        len == 0 ? "empty" : "not UTF-8 text");
+        return bad(c, s, SY_E_INPUT, "%s is %s; UTF-8 text was expected", what, len == 0 ? "empty" : "not text");
     *out = copy_text(g, s, len);
     return *out != NULL ? SY_OK : sy_error_code(c->ctx);
 }
@@ -140,7 +149,7 @@ static sy_status take_name(syi_gguf *g, cursor *c, const char **out, uint64_t ma
 static sy_status take_bools(cursor *c, const pair *p, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
-        if (p->data[i] > 1) return syi_fail(c->ctx, SY_E_INPUT, "%s: key %s: %d is no boolean", c->path, p->key, p->data[i]);
+        if (p->data[i] > 1) return bad(c, p->data + i, SY_E_INPUT, "key %s: %d is no boolean; 0 or 1 was expected", p->key, p->data[i]);
     return SY_OK;
 }
 
@@ -151,12 +160,12 @@ static sy_status take_array(syi_gguf *g, cursor *c, pair *p)
     SYI_TRY(take(c, &item, 4, p->key));
     SYI_TRY(take(c, &count, 8, p->key));
     if (item == SYI_GGUF_ARRAY)
-        return syi_fail(c->ctx, SY_E_UNSUPPORTED, "%s: key %s: arrays of arrays are not supported", c->path, p->key);
+        return bad(c, c->at - 12, SY_E_UNSUPPORTED, "key %s: arrays of arrays are not supported", p->key);
     if (item != SYI_GGUF_STRING && syi_gguf_type_size(item) == 0)
-        return syi_fail(c->ctx, SY_E_INPUT, "%s: key %s: %u is not a type of array items", c->path, p->key, item);
+        return bad(c, c->at - 12, SY_E_INPUT, "key %s: %u is not a type of array items; 0 to 12 were expected", p->key, item);
     if (count > SYI_GGUF_LENGTH_MAX)
-        return syi_fail(c->ctx, SY_E_INPUT, "%s: key %s: an array of %llu items; at most %llu are accepted", c->path, p->key,
-                        (unsigned long long)count, (unsigned long long)SYI_GGUF_LENGTH_MAX);
+        return bad(c, c->at - 8, SY_E_INPUT, "key %s: an array of %llu items; at most %llu are accepted", p->key, (unsigned long long)count,
+                   (unsigned long long)SYI_GGUF_LENGTH_MAX);
     p->item = (syi_gguf_type)item;
     p->count = (int64_t)count;
     p->data = c->at;
@@ -186,12 +195,12 @@ static sy_status take_value(syi_gguf *g, cursor *c, pair *p, uint32_t type)
         const char *s = "";
         int64_t len = 0;
         SYI_TRY(take_string(c, &s, &len, SYI_GGUF_LENGTH_MAX, p->key));
-        if (memchr(s, 0, (size_t)len) != NULL) return syi_fail(c->ctx, SY_E_INPUT, "%s: key %s: the text holds a NUL", c->path, p->key);
+        if (memchr(s, 0, (size_t)len) != NULL) return bad(c, s, SY_E_INPUT, "key %s: the text holds a NUL", p->key);
         p->text = copy_text(g, s, len);
         return p->text != NULL ? SY_OK : sy_error_code(c->ctx);
     }
     const int size = syi_gguf_type_size(type);
-    if (size == 0) return syi_fail(c->ctx, SY_E_INPUT, "%s: key %s: %u is not a type of values", c->path, p->key, type);
+    if (size == 0) return bad(c, c->at - 4, SY_E_INPUT, "key %s: %u is not a type of values; 0 to 12 were expected", p->key, type);
     if (c->end - c->at < size) return truncated(c, p->key);
     c->at += size;
     return type == SYI_GGUF_BOOL ? take_bools(c, p, 1) : SY_OK;
@@ -203,7 +212,7 @@ static sy_status take_pair(syi_gguf *g, cursor *c, pair *p)
     int64_t other;
     SYI_TRY(take_name(g, c, &p->key, SYI_GGUF_KEY_MAX, "a key"));
     if (syi_map_get(g->keys, p->key, strlen(p->key), &other))
-        return syi_fail(c->ctx, SY_E_INPUT, "%s: key %s is there twice", c->path, p->key);
+        return bad(c, c->at - strlen(p->key), SY_E_INPUT, "key %s is there twice", p->key);
     SYI_TRY(syi_map_set(g->keys, p->key, strlen(p->key), p - g->pairs));
     SYI_TRY(take(c, &type, 4, p->key));
     p->type = (syi_gguf_type)type;
@@ -218,24 +227,23 @@ static sy_status take_pair(syi_gguf *g, cursor *c, pair *p)
  * data of the one after it must. */
 static sy_status take_tensor(syi_gguf *g, cursor *c, sy_entry *e, int64_t alignment, int64_t *next)
 {
-    sy_context *ctx = c->ctx;
     uint32_t rank = 0, id = 0;
     uint64_t offset = 0;
     int64_t count, other;
     char text[128];
     SYI_TRY(take_name(g, c, &e->name, SYI_NAME_MAX, "a tensor's name"));
     if (syi_map_get(g->names, e->name, strlen(e->name), &other))
-        return syi_fail(ctx, SY_E_INPUT, "%s: tensor %s is there twice", c->path, e->name);
+        return bad(c, c->at - strlen(e->name), SY_E_INPUT, "tensor %s is there twice", e->name);
     SYI_TRY(syi_map_set(g->names, e->name, strlen(e->name), e - g->tensors));
     SYI_TRY(take(c, &rank, 4, e->name));
     if (rank > SYI_GGUF_DIMS_MAX)
-        return syi_fail(ctx, SY_E_INPUT, "%s: tensor %s: %u dimensions; GGUF has at most %d", c->path, e->name, rank, SYI_GGUF_DIMS_MAX);
+        return bad(c, c->at - 4, SY_E_INPUT, "tensor %s: %u dimensions; GGUF has at most %d", e->name, rank, SYI_GGUF_DIMS_MAX);
     e->rank = (int)rank;
     e->file = c->path;
     for (int i = 0; i < e->rank; i++) {
         uint64_t d = 0;
         SYI_TRY(take(c, &d, 8, e->name));
-        if (d > INT64_MAX) return syi_fail(ctx, SY_E_INPUT, "%s: tensor %s: dimension %llu is too large", c->path, e->name, (unsigned long long)d);
+        if (d > INT64_MAX) return bad(c, c->at - 8, SY_E_INPUT, "tensor %s: dimension %llu is too large", e->name, (unsigned long long)d);
         e->dim[e->rank - 1 - i] = (int64_t)d;
     }
     SYI_TRY(take(c, &id, 4, e->name));
@@ -243,17 +251,16 @@ static sy_status take_tensor(syi_gguf *g, cursor *c, sy_entry *e, int64_t alignm
     const char *name;
     const int dtype = syi_gguf_dtype(id, &name);
     if (dtype < 0)
-        return syi_fail(ctx, SY_E_UNSUPPORTED, "%s: tensor %s is of type %s (%u), which is not supported", c->path, e->name,
-                        name != NULL ? name : "unknown", id);
+        return bad(c, c->at - 12, SY_E_UNSUPPORTED, "tensor %s is of type %s (%u), which is not supported", e->name, name != NULL ? name : "unknown", id);
     e->dtype = (sy_dtype)dtype;
     if (!syi_shape_bytes(e->dtype, e->rank, e->dim, &count, &e->bytes))
-        return syi_fail(ctx, SY_E_INPUT, "%s: tensor %s: shape %s is too large, or its rows are no whole blocks of %s", c->path, e->name,
-                        syi_shape_text(text, e->rank, e->dim), sy_dtype_name(e->dtype));
+        return bad(c, c->at - 12, SY_E_INPUT, "tensor %s: shape %s is too large, or its rows are no whole blocks of %s", e->name,
+                   syi_shape_text(text, e->rank, e->dim), sy_dtype_name(e->dtype));
     if (offset != (uint64_t)*next)
-        return syi_fail(ctx, SY_E_INPUT, "%s: tensor %s: its data would begin at offset %llu, but the tensor before it ends at %lld", c->path,
-                        e->name, (unsigned long long)offset, (long long)*next);
+        return bad(c, c->at - 8, SY_E_INPUT, "tensor %s: its data would begin at offset %llu, but the tensor before it ends at %lld", e->name,
+                   (unsigned long long)offset, (long long)*next);
     e->data = (const void *)(uintptr_t)offset; /* an offset until the data is found */
-    if (e->bytes > INT64_MAX - 2 * alignment - *next) return syi_fail(ctx, SY_E_INPUT, "%s: the tensors are too large", c->path);
+    if (e->bytes > INT64_MAX - 2 * alignment - *next) return bad(c, c->at - 8, SY_E_INPUT, "tensor %s: the tensors are too large", e->name);
     *next = syi_ceil_div(*next + e->bytes, alignment) * alignment;
     return SY_OK;
 }
@@ -275,19 +282,19 @@ static sy_status read_header(cursor *c, uint64_t *tensors, uint64_t *pairs)
     char magic[4] = {0};
     uint32_t version = 0;
     SYI_TRY(take(c, magic, 4, "the magic number"));
-    if (memcmp(magic, "GGUF", 4) != 0) return syi_fail(c->ctx, SY_E_INPUT, "%s: not a GGUF file", c->path);
+    if (memcmp(magic, "GGUF", 4) != 0) return bad(c, c->begin, SY_E_INPUT, "not a GGUF file: it does not begin with \"GGUF\"");
     SYI_TRY(take(c, &version, 4, "the version"));
     if (version != 2 && version != 3) {
         const bool swapped = version == 0x02000000u || version == 0x03000000u;
-        return syi_fail(c->ctx, version <= 4 || swapped ? SY_E_UNSUPPORTED : SY_E_INPUT, "%s: GGUF version %u%s; versions 2 and 3 are read",
-                        c->path, version, swapped ? " (a big-endian file)" : "");
+        return bad(c, c->begin + 4, version <= 4 || swapped ? SY_E_UNSUPPORTED : SY_E_INPUT, "GGUF version %u%s; versions 2 and 3 are read", version,
+                   swapped ? " (a big-endian file)" : "");
     }
     SYI_TRY(take(c, tensors, 8, "the header"));
     SYI_TRY(take(c, pairs, 8, "the header"));
     const uint64_t left = (uint64_t)(c->end - c->at); /* a tensor takes 25 bytes at least, a key 14 */
     if (*tensors > left / 25 || *pairs > left / 14)
-        return syi_fail(c->ctx, SY_E_INPUT, "%s: %llu tensors and %llu keys do not fit in %llu bytes: the file is truncated or damaged", c->path,
-                        (unsigned long long)*tensors, (unsigned long long)*pairs, (unsigned long long)left);
+        return bad(c, c->begin + 8, SY_E_INPUT, "%llu tensors and %llu keys do not fit in %llu bytes: the file is truncated or damaged",
+                   (unsigned long long)*tensors, (unsigned long long)*pairs, (unsigned long long)left);
     return SY_OK;
 }
 

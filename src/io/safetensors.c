@@ -101,30 +101,46 @@ static sy_status read_metadata(sy_checkpoint *ck, const char *path, const json_t
     return SY_OK;
 }
 
+/* The error that is there gets the place of the header's entry `name` after the path. */
+static sy_status at_entry(sy_context *ctx, const char *path, const char *text, int64_t length, const char *name)
+{
+    char message[2048];
+    const size_t n = strlen(name), skip = strlen(path) + 2;
+    int64_t at = 0;
+    for (int64_t i = 0; i + (int64_t)n + 2 <= length && at == 0; i++) /* names with escapes are not found: the header's place */
+        if (text[i] == '"' && memcmp(text + i + 1, name, n) == 0 && text[i + 1 + (int64_t)n] == '"') at = i;
+    snprintf(message, sizeof message, "%s", sy_error_message(ctx));
+    if (strncmp(message, path, skip - 2) != 0 || strlen(message) < skip) return sy_error_code(ctx);
+    return syi_fail(ctx, sy_error_code(ctx), "%s: byte %lld: %s", path, (long long)at + 8, message + skip);
+}
+
 /* The header's tensors into spans, sorted by place, places checked. */
-static sy_status read_header(sy_checkpoint *ck, const char *path, const json_t *header, int64_t size, span *spans, int64_t *out_n)
+static sy_status read_header(sy_checkpoint *ck, const char *path, const json_t *header, const char *text, int64_t length, int64_t size, span *spans,
+                             int64_t *out_n)
 {
     sy_context *ctx = ck->ctx;
     int64_t n = 0;
     const char *name;
     json_t *value;
     json_object_foreach((json_t *)header, name, value) {
-        if (strcmp(name, "__metadata__") == 0)
-            SYI_TRY(read_metadata(ck, path, value));
-        else
-            SYI_TRY(read_tensor(ctx, path, name, value, size, &spans[n++]));
+        const bool metadata = strcmp(name, "__metadata__") == 0;
+        const sy_status status = metadata ? read_metadata(ck, path, value) : read_tensor(ctx, path, name, value, size, &spans[n]);
+        if (status == SY_E_INPUT || status == SY_E_UNSUPPORTED) return at_entry(ctx, path, text, length, name);
+        SYI_TRY(status);
+        n += !metadata;
     }
     qsort(spans, (size_t)n, sizeof *spans, by_begin);
     int64_t at = 0;
     for (int64_t i = 0; i < n; i++) {
         if (spans[i].begin != at)
-            return syi_fail(ctx, SY_E_INPUT, "%s: tensor %s begins at byte %lld, but the tensor before it ends at %lld: %s", path,
-                            spans[i].e.name, (long long)spans[i].begin, (long long)at, spans[i].begin > at ? "a hole" : "an overlap");
+            return syi_fail(ctx, SY_E_INPUT, "%s: byte %lld: tensor %s begins at %lld of the data, but the tensor before it ends at %lld: %s", path,
+                            (long long)(8 + length + at), spans[i].e.name, (long long)spans[i].begin, (long long)at,
+                            spans[i].begin > at ? "a hole" : "an overlap");
         at = spans[i].end;
     }
     if (at != size)
-        return syi_fail(ctx, SY_E_INPUT, "%s: the tensors end at byte %lld of %lld after the header: the file is %s", path,
-                        (long long)at, (long long)size, at < size ? "longer than its header says" : "truncated");
+        return syi_fail(ctx, SY_E_INPUT, "%s: byte %lld: the tensors end here, at %lld of %lld bytes of data: the file is %s", path,
+                        (long long)(8 + length + at), (long long)at, (long long)size, at < size ? "longer than its header says" : "truncated");
     *out_n = n;
     return SY_OK;
 }
@@ -133,25 +149,25 @@ static sy_status load_mapped(sy_checkpoint *ck, const char *path, const syi_mapp
 {
     sy_context *ctx = ck->ctx;
     if (file->size < 8)
-        return syi_fail(ctx, SY_E_INPUT, "%s: %lld bytes are too few for a safetensors file: it is truncated or something else", path,
+        return syi_fail(ctx, SY_E_INPUT, "%s: byte 0: a safetensors file begins with 8 bytes of length, this one has %lld in all: it is truncated or something else", path,
                         (long long)file->size);
     uint64_t length;
     memcpy(&length, file->data, 8);
     if (length > (uint64_t)HEADER_MAX)
-        return syi_fail(ctx, SY_E_INPUT, "%s: the header would be %llu bytes long; at most %lld are allowed: not a safetensors file?", path,
+        return syi_fail(ctx, SY_E_INPUT, "%s: byte 0: the header would be %llu bytes long; at most %lld are allowed: not a safetensors file?", path,
                         (unsigned long long)length, (long long)HEADER_MAX);
     if ((int64_t)length > file->size - 8)
-        return syi_fail(ctx, SY_E_INPUT, "%s: the header is %lld bytes long, but only %lld bytes follow: the file is truncated", path,
+        return syi_fail(ctx, SY_E_INPUT, "%s: byte 0: the header is %lld bytes long, but only %lld bytes follow: the file is truncated", path,
                         (long long)length, (long long)file->size - 8);
     const char *text = (const char *)file->data + 8;
-    if (length == 0 || text[0] != '{') return syi_fail(ctx, SY_E_INPUT, "%s: the header does not begin with {: not a safetensors file", path);
+    if (length == 0 || text[0] != '{') return syi_fail(ctx, SY_E_INPUT, "%s: byte 8: the header does not begin with {: not a safetensors file", path);
 
     json_t *header = NULL;
     SYI_TRY(syi_json_parse(ctx, text, (size_t)length, path, &header));
     span *spans = syi_calloc(ctx, json_object_size(header) + 1, sizeof *spans);
     int64_t n = 0;
     const int64_t size = file->size - 8 - (int64_t)length;
-    sy_status status = spans == NULL ? sy_error_code(ctx) : read_header(ck, path, header, size, spans, &n);
+    sy_status status = spans == NULL ? sy_error_code(ctx) : read_header(ck, path, header, text, (int64_t)length, size, spans, &n);
     for (int64_t i = 0; status == SY_OK && i < n; i++) {
         spans[i].e.data = file->data + 8 + length + spans[i].begin;
         status = syi_checkpoint_add(ck, &spans[i].e);

@@ -31,7 +31,7 @@ static sy_status load_tokenizer(sy_run *run)
     int64_t len = 0;
     SYI_TRY(syi_source_tokenizer_text(run->model->source, &text, &len));
     if (!text) return SY_OK;
-    char *where = syi_format(run->ctx, "%s: tokenizer.json", run->model->source->path);
+    char *where = syi_format(run->ctx, run->model->source->gguf ? "%s" : "%s/tokenizer.json", run->model->source->path);
     sy_status s = where ? sy_tokenizer_parse(run->ctx, text, (size_t)len, where, &run->tokenizer) : SY_E_MEMORY;
     syi_free(run->ctx, where);
     syi_source_tokenizer_forget(run->model->source);

@@ -117,7 +117,9 @@ static sy_status run(void *self, sy_job *job)
     st = syi_source_tokenizer_text(source, &json, &length);
     if (st == SY_OK && json == NULL)
         st = syi_fail(w.ctx, SY_E_INPUT, "%s has no tokenizer.json (or tokenizer keys of a GGUF)", w.self->model);
-    if (st == SY_OK) st = sy_tokenizer_parse(w.ctx, json, (size_t)length, w.self->model, &w.t);
+    char *where = syi_format(w.ctx, source->gguf ? "%s" : "%s/tokenizer.json", w.self->model);
+    if (st == SY_OK) st = where ? sy_tokenizer_parse(w.ctx, json, (size_t)length, where, &w.t) : SY_E_MEMORY;
+    syi_free(w.ctx, where);
     syi_source_close(source);
     if (st == SY_OK) st = w.self->text ? one_line(&w, w.self->text, (int64_t)strlen(w.self->text)) : from_files(&w);
     sy_tokenizer_free(w.t);
