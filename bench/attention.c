@@ -74,7 +74,8 @@ static void cached(sy_context *ctx, syi_engine *e, double budget, sy_dtype dt, i
     void *q = numbers(dt, n * heads * dim, 1), *k = numbers(dt, capacity * kv * dim, 2), *v = numbers(dt, capacity * kv * dim, 3);
     void *out = malloc((size_t)(n * heads * dim) * 4);
     double best;
-    BEST(best, syi_attention_cached(e, dt, n, past, heads, kv, dim, capacity, 1 / sqrt((double)dim), q, k, v, out));
+    const syi_attention shape = {.tokens = n, .heads = heads, .kv_heads = kv, .dim = dim, .scale = 1 / sqrt((double)dim)};
+    BEST(best, syi_attention_cached(e, dt, &shape, past, capacity, q, k, v, out));
     printf("{\"bench\":\"attention_cached\",\"dtype\":\"%s\",\"new\":%lld,\"past\":%lld,\"heads\":%lld,\"kv_heads\":%lld,\"dim\":%lld,"
            "\"threads\":%d,\"us\":%.2f,\"gbytes_per_second\":%.1f,\"gflops\":%.1f}\n",
            sy_dtype_name(dt), (long long)n, (long long)past, (long long)heads, (long long)kv, (long long)dim, sy_threads(ctx), best * 1e6,

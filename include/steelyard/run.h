@@ -41,7 +41,8 @@ typedef struct {
     int64_t micro_tokens;     /* tokens a forward of a training step (in whole rows): 0
                                  picks 1024 where cutting costs nothing, -1 never cuts
                                  unless the memory limit asks for it                    */
-    bool keep_coded;          /* GGUF blocks stay blocks (evaluation), not expanded      */
+    bool keep_coded;          /* GGUF blocks stay blocks, multiplied as they are (default);
+                                 off: expanded to dtype when the model is opened         */
     bool plan_only;           /* nothing is read or allocated beyond headers             */
 } sy_run_options;
 

@@ -295,7 +295,9 @@ sy_node *syi_op_lowrank_add(sy_graph *g, sy_node *base, sy_node *x, sy_node *a, 
 
 /* -- coded ----------------------------------------------------------------------------------- */
 
-typedef struct { sy_tensor w; bool transposed; } coded_attr;
+typedef struct { sy_tensor w; bool transposed; const int32_t *order; } coded_attr;
+
+static syi_coded coded_of(const coded_attr *a) { return (syi_coded){a->w.dtype, a->w.data, a->order}; }
 
 static sy_status coded_shape(sy_op_call *c, int *n_aux)
 {
@@ -311,8 +313,9 @@ static sy_status coded_shape(sy_op_call *c, int *n_aux)
 static sy_status coded_forward(sy_op_call *c)
 {
     const coded_attr *a = c->attr;
-    return syi_gemm_coded(c->engine, sy_tensor_rows(c->in[0]), a->w.dim[0], a->w.dim[1], c->out->dtype, c->in[0]->data, a->w.dtype, a->w.data,
-                          a->transposed, 0, c->out->data);
+    const syi_coded w = coded_of(a);
+    return syi_gemm_coded(c->engine, sy_tensor_rows(c->in[0]), a->w.dim[0], a->w.dim[1], c->out->dtype, c->in[0]->data, &w, a->transposed, 0,
+                          c->out->dtype, c->out->data);
 }
 
 static sy_status coded_backward(sy_op_call *c)
@@ -321,8 +324,8 @@ static sy_status coded_backward(sy_op_call *c)
     sy_dtype dt = c->dout->dtype;
     if (!c->want[0]) return SY_OK;
     syi_via via = syi_via_begin(c, 0, dt);
-    SYI_TRY(syi_gemm_coded(c->engine, sy_tensor_rows(c->in[0]), a->w.dim[0], a->w.dim[1], dt, c->dout->data, a->w.dtype, a->w.data, !a->transposed,
-                           via.add, via.data));
+    const syi_coded w = coded_of(a);
+    SYI_TRY(syi_gemm_coded(c->engine, sy_tensor_rows(c->in[0]), a->w.dim[0], a->w.dim[1], dt, c->dout->data, &w, !a->transposed, via.add, dt, via.data));
     return syi_via_done(c, 0, dt, via);
 }
 
@@ -357,10 +360,12 @@ static bool coded_test(int i, sy_op_case *t)
         {0, 0xa4, 4, 8, 15, 16, 23, 42, 4, 8, 15, 16, 23, 42, 4, 8, 15, 16, 23, 42, 4, 8, 15, 16, 23, 42, 4, 8, 15, 16, 23, 42, 4, 8},
         {0, 0x24, 200, 201, 202, 203, 204, 205, 206, 207, 208, 209, 210, 211, 212, 213, 214, 215, 216, 217, 218, 219, 220, 221, 222, 223, 224, 225, 226, 227, 228, 229, 230, 231},
     };
-    static const coded_attr attr[] = {{{.dtype = SY_Q8_0, .rank = 2, .dim = {6, 32}, .data = (void *)blocks}, false},
-                                      {{.dtype = SY_Q8_0, .rank = 2, .dim = {6, 32}, .data = (void *)blocks}, true}};
-    if (i > 1) return false;
-    *t = (sy_op_case){.what = "Q8_0", .n_in = 1, .attr = &attr[i], .attr_size = sizeof *attr};
+    static const int32_t order[] = {4, 2, 0, 5, 3, 1};
+    static const coded_attr attr[] = {{{.dtype = SY_Q8_0, .rank = 2, .dim = {6, 32}, .data = (void *)blocks}, false, NULL},
+                                      {{.dtype = SY_Q8_0, .rank = 2, .dim = {6, 32}, .data = (void *)blocks}, true, NULL},
+                                      {{.dtype = SY_Q8_0, .rank = 2, .dim = {6, 32}, .data = (void *)blocks}, false, order}};
+    if (i > 2) return false;
+    *t = (sy_op_case){.what = i < 2 ? "Q8_0" : "Q8_0, rows in another order", .n_in = 1, .attr = &attr[i], .attr_size = sizeof *attr};
     t->in[0].dtype = CASE_ACT;
     t->in[0].rank = 2;
     t->in[0].dim[0] = 5, t->in[0].dim[1] = i == 1 ? 6 : 32;
@@ -373,8 +378,8 @@ const sy_op syi_row_coded = {
     .keep = syi_keep_none, .scratch = coded_scratch, .flops = coded_flops, .traffic = coded_traffic, .test = coded_test,
 };
 
-sy_node *syi_op_coded(sy_graph *g, sy_node *x, const sy_tensor *w, bool transposed)
+sy_node *syi_op_coded(sy_graph *g, sy_node *x, const sy_tensor *w, const int32_t *order, bool transposed)
 {
-    coded_attr a = {*w, transposed};
+    coded_attr a = {*w, transposed, order};
     return sy_call(g, &syi_row_coded, &x, 1, &a, sizeof a);
 }

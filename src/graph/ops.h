@@ -22,10 +22,11 @@ sy_node *syi_op_matmul(sy_graph *g, sy_node *a, bool ta, sy_node *b, bool tb, do
 /* base + s * (x A^T) B^T in one op, in place on base; A[r,in], B[out,r]. dropout > 0:
  * on x, replayable by key (never stored). Keeps x and H = x A^T only. */
 sy_node *syi_op_lowrank_add(sy_graph *g, sy_node *base, sy_node *x, sy_node *a, sy_node *b, double s, double dropout, uint64_t key);
-/* W in GGUF blocks, F16 or another type than the graph's; decoded by tile. */
+/* W in GGUF blocks, F16 or another type than the graph's; decoded by tile. order: see
+ * syi_coded. */
+sy_node *syi_op_coded(sy_graph *g, sy_node *x, const sy_tensor *w, const int32_t *order, bool transposed);
 /* W frozen, BF16, packed by syi_panels_pack ([out, in] as ever); borrowed. */
 sy_node *syi_op_panels(sy_graph *g, sy_node *x, const sy_tensor *w, bool transposed);
-sy_node *syi_op_coded(sy_graph *g, sy_node *x, const sy_tensor *w, bool transposed);
 /* -- op_stored.c: W in a storage of its own; `w` is copied, what it points to lives as long as
  * the graph. */
 sy_node *syi_op_stored(sy_graph *g, sy_node *x, const syi_stored *w, bool transposed);

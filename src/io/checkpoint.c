@@ -313,6 +313,11 @@ static int64_t stored_row(int64_t r, int64_t head_dim)
     return head * head_dim + (in % half) * 2 + in / half;
 }
 
+int64_t syi_entry_stored_row(const sy_entry *e, int64_t row)
+{
+    return e->permute_heads > 0 ? stored_row(row, syi_entry_rows(e) / e->permute_heads) : row;
+}
+
 static sy_status check_read(sy_context *ctx, const sy_entry *e, sy_dtype dtype, int64_t row, int64_t n)
 {
     const int64_t rows = syi_entry_rows(e), cols = syi_entry_cols(e);

@@ -43,6 +43,8 @@ bool syi_shape_bytes(sy_dtype dtype, int rank, const int64_t *dim, int64_t *coun
 /* Rows and columns as sy_entry_read counts them. */
 int64_t syi_entry_rows(const sy_entry *e);
 int64_t syi_entry_cols(const sy_entry *e);
+/* Where row `row` lies among the rows of a matrix as stored (GGUF permutes some). */
+int64_t syi_entry_stored_row(const sy_entry *e, int64_t row);
 /* "[576, 1536]" for messages. */
 char *syi_shape_text(char buf[128], int rank, const int64_t *dim);
 /* Is it UTF-8 without NUL? */

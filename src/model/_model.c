@@ -5,6 +5,7 @@
 #include "model/model.h"
 
 #include "base/options.h"
+#include "io/checkpoint.h"
 #include "storage/weight.h"
 
 extern const sy_storage sy_storage_coded;
@@ -65,6 +66,16 @@ static void flatten(const sy_weight *w, sy_tensor *t)
     t->dim[1] = w->in;
 }
 
+/* Slot 1 of a coded weight: its rows lie in another order in the file. */
+static sy_status row_order(sy_model *m, const sy_entry *e, sy_weight *w)
+{
+    int32_t *order = syi_arena_alloc(m->arena, (size_t)w->out * sizeof *order);
+    if (!order) return SY_E_MEMORY;
+    for (int64_t r = 0; r < w->out; r++) order[r] = (int32_t)syi_entry_stored_row(e, r);
+    w->slot[1] = (sy_tensor){.dtype = SY_I32, .rank = 1, .dim = {w->out}, .data = order};
+    return SY_OK;
+}
+
 static sy_status load_weight(sy_model *m, const sy_entry *e, const syi_model_options *o, sy_weight *w)
 {
     w->out = e->dim[0];
@@ -72,8 +83,9 @@ static sy_status load_weight(sy_model *m, const sy_entry *e, const syi_model_opt
     for (int i = 1; i < e->rank; i++) w->in *= e->dim[i]; /* a kernel is a row over its window */
     w->name = e->name;
     bool block = sy_dtype_block_len(e->dtype) > 1;
-    if (o->keep_coded && block && e->permute_heads == 0) {
+    if (o->keep_coded && !o->train_all && block) {
         w->type = &sy_storage_coded;
+        if (e->permute_heads > 0) SYI_TRY(row_order(m, e, w));
         w->slot[0] = (sy_tensor){.dtype = e->dtype, .rank = 2, .dim = {w->out, w->in}, .data = (void *)(uintptr_t)e->data};
         m->bytes += e->bytes;
         return SY_OK;
@@ -114,7 +126,7 @@ sy_status syi_model_train_site(sy_model *m, sy_site *site)
 {
     sy_weight *w = site->weight;
     if (w->param) return w->param->trained = true, SY_OK;
-    if (w->type != &sy_storage_dense)
+    if (w->type != &sy_storage_dense && w->type != &sy_storage_coded) /* blocks are read once more, as numbers */
         return syi_fail(m->ctx, SY_E_UNSUPPORTED, "%s: its weights are stored as %s and cannot be trained whole; convert the model first", site->name, w->type->name);
     char *name = syi_arena_format(m->arena, "%s.weight", site->name);
     sy_param *p = name ? param_new(m, name, site->role) : NULL;
@@ -122,6 +134,7 @@ sy_status syi_model_train_site(sy_model *m, sy_site *site)
     p->site = site;
     p->value = w->slot[0];
     p->value.dtype = vector_type(m);
+    const bool coded = w->type == &sy_storage_coded;
     const sy_entry *e = sy_checkpoint_find(m->source->tensors, w->name);
     if (!e) return syi_fail(m->ctx, SY_E_BUG, "model: tensor %s has no source", w->name);
     int64_t before = m->bytes;
@@ -133,14 +146,18 @@ sy_status syi_model_train_site(sy_model *m, sy_site *site)
         m->bytes = before + sy_tensor_bytes(&p->value);
         bool mapped = usable_as_is(e, m->dtype);
         p->compute = w->slot[0];
-        if (mapped) { /* the file stays as it is: a copy of our own */
+        p->compute.dtype = m->dtype;
+        if (mapped || coded) { /* the file stays as it is: a copy of our own */
             SYI_TRY(syi_model_pages(m, sy_tensor_bytes(&p->compute), &p->compute.data));
-            if (p->compute.data) memcpy(p->compute.data, e->data, (size_t)sy_tensor_bytes(&p->compute));
+            if (p->compute.data && coded) SYI_TRY(sy_from_f32(m->ctx, m->dtype, p->value.data, p->compute.data, sy_tensor_count(&p->value)));
+            else if (p->compute.data) memcpy(p->compute.data, e->data, (size_t)sy_tensor_bytes(&p->compute));
         }
     }
     p->trained = true;
     w->param = p;
+    w->type = &sy_storage_dense;
     w->slot[0] = p->compute;
+    w->slot[1] = (sy_tensor){0};
     return SY_OK;
 }
 
@@ -152,7 +169,7 @@ sy_status syi_model_untie(sy_model *m, sy_site *site)
     *own = *site->weight;
     own->param = NULL;
     const sy_entry *e = sy_checkpoint_find(m->source->tensors, own->name);
-    if (e && !usable_as_is(e, own->slot[0].dtype)) { /* converted: training one end must not write into the other's */
+    if (e && own->type == &sy_storage_dense && !usable_as_is(e, own->slot[0].dtype)) { /* converted: training one end must not write into the other's */
         sy_tensor *t = &own->slot[0];
         const void *shared = t->data;
         SYI_TRY(syi_model_pages(m, sy_tensor_bytes(t), &t->data));
@@ -178,6 +195,7 @@ sy_status syi_model_set_weight(sy_model *m, sy_site *site, const float *values)
         SYI_TRY(sy_from_f32(m->ctx, m->dtype, values, t.data, n));
     w->type = &sy_storage_dense;
     w->slot[0] = t;
+    w->slot[1] = (sy_tensor){0};
     return SY_OK;
 }
 
@@ -277,9 +295,7 @@ static sy_status load_row(sy_model *m, const sy_arch_tensor *row, int block, con
         bool embed = row->flags & SY_TENSOR_EMBED;
         sy_site *s = site_new(m, name, len, embed ? SY_SITE_EMBED : SY_SITE_LINEAR, row->role, block);
         if (!s) return SY_E_MEMORY;
-        syi_model_options mine = *o;
-        if (embed || row->role == SY_ROLE_HEAD) mine.keep_coded = false;
-        SYI_TRY(load_weight(m, e, &mine, s->weight));
+        SYI_TRY(load_weight(m, e, o, s->weight));
         /* An embedding maps ids to hidden: its table is [vocabulary, hidden]. */
         s->in = embed ? s->weight->out : s->weight->in;
         s->out = embed ? s->weight->in : s->weight->out;

@@ -95,10 +95,45 @@ static sy_status tell(sy_run *run, const int32_t *ids, int64_t n, shown *before,
     return SY_OK;
 }
 
+typedef struct {
+    sy_run *run;
+    syi_kv_cache *kv;
+    const sy_sampling *how;
+    float *logits;
+    candidate *sorted;
+    int32_t *ids;
+    sy_token_fn *fn;
+    void *self;
+    sy_generated *result;
+} continuation;
+
+/* A token at a time, from the logits of the prompt's last one. */
+static sy_status go_on(void *self)
+{
+    const continuation *c = self;
+    const sy_sampling *how = c->how;
+    sy_context *ctx = c->run->ctx;
+    const int64_t vocab = c->run->model->vocab;
+    shown before = {0};
+    for (bool more = true; more && c->result->new_tokens < how->max_new;) {
+        if (sy_cancelled(ctx)) return syi_fail(ctx, SY_E_CANCELLED, "interrupted");
+        int32_t id = how->temperature > 0 ? sample(c->logits, vocab, how, c->sorted, c->result->new_tokens) : greedy(c->logits, vocab);
+        if (!isfinite(c->logits[id])) return syi_fail(ctx, SY_E_NUMERIC, "generate: the model's logits are not finite");
+        if (id == c->run->eos && !how->ignore_eos) {
+            c->result->eos = true;
+            break;
+        }
+        c->ids[c->result->new_tokens++] = id;
+        SYI_TRY(tell(c->run, c->ids, c->result->new_tokens, &before, c->fn, c->self, &more));
+        if (more && c->result->new_tokens < how->max_new) SYI_TRY(advance(c->run, c->kv, &id, 1, true, c->logits));
+    }
+    return SY_OK;
+}
+
 sy_status sy_run_generate(sy_run *run, const int32_t *prompt, int64_t n, const sy_sampling *how, int32_t *out_ids, sy_token_fn *fn, void *self, sy_generated *result)
 {
     sy_model *m = run->model;
-    const syi_decoder_config *c = m->config;
+    const syi_decoder_config *shape = m->config;
     *result = (sy_generated){.prompt_tokens = n};
     if (n <= 0) return syi_fail(run->ctx, SY_E_USAGE, "generate: the prompt has no tokens");
     if (how->max_new <= 0) return SY_OK;
@@ -108,7 +143,7 @@ sy_status sy_run_generate(sy_run *run, const int32_t *prompt, int64_t n, const s
         return syi_fail(run->ctx, SY_E_USAGE, "generate: %lld prompt and %lld new tokens exceed the model's context of %lld; use a shorter prompt or --max-new", (long long)n, (long long)how->max_new, (long long)m->context_length);
     SYI_TRY(syi_model_positions(m, total));
     SYI_TRY(syi_run_refresh(run));
-    syi_kv_cache kv = {.dtype = m->dtype, .blocks = m->blocks, .kv_heads = c->kv_heads, .head_dim = c->head_dim, .capacity = total};
+    syi_kv_cache kv = {.dtype = m->dtype, .blocks = m->blocks, .kv_heads = shape->kv_heads, .head_dim = shape->head_dim, .capacity = total};
     size_t bytes = (size_t)(kv.blocks * kv.kv_heads * kv.capacity * kv.head_dim * sy_dtype_block_bytes(kv.dtype));
     float *logits = syi_alloc(run->ctx, (size_t)m->vocab * sizeof *logits);
     candidate *sorted = how->temperature > 0 ? syi_alloc(run->ctx, (size_t)m->vocab * sizeof *sorted) : NULL;
@@ -125,26 +160,8 @@ sy_status sy_run_generate(sy_run *run, const int32_t *prompt, int64_t n, const s
     }
     double ready = syi_now();
     result->prompt_seconds = ready - begin;
-    shown before = {0};
-    bool go_on = true;
-    while (s == SY_OK && result->new_tokens < how->max_new && go_on) {
-        if (sy_cancelled(run->ctx)) {
-            s = syi_fail(run->ctx, SY_E_CANCELLED, "interrupted");
-            break;
-        }
-        int32_t id = how->temperature > 0 ? sample(logits, m->vocab, how, sorted, result->new_tokens) : greedy(logits, m->vocab);
-        if (!isfinite(logits[id])) {
-            s = syi_fail(run->ctx, SY_E_NUMERIC, "generate: the model's logits are not finite");
-            break;
-        }
-        if (id == run->eos && !how->ignore_eos) {
-            result->eos = true;
-            break;
-        }
-        out_ids[result->new_tokens++] = id;
-        s = tell(run, out_ids, result->new_tokens, &before, fn, self, &go_on);
-        if (s == SY_OK && go_on && result->new_tokens < how->max_new) s = advance(run, &kv, &id, 1, true, logits);
-    }
+    continuation c = {run, &kv, how, logits, sorted, out_ids, fn, self, result};
+    if (s == SY_OK) s = syi_team_run(run->engine, go_on, &c);
     result->seconds = syi_now() - ready;
     syi_pages_free(run->ctx, kv.keys);
     syi_pages_free(run->ctx, kv.values);

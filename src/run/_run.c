@@ -6,7 +6,7 @@
 
 void sy_run_options_init(sy_run_options *o)
 {
-    *o = (sy_run_options){.dtype = SY_BF16, .seed = 42};
+    *o = (sy_run_options){.dtype = SY_BF16, .seed = 42, .keep_coded = true};
 }
 
 /* -- opening ------------------------------------------------------------------------------ */

@@ -357,6 +357,8 @@ sy_status syi_run_head(sy_run *run, sy_node *h, int64_t row, int64_t n, float *l
         const char *rows = (const char *)x->data + row * m->hidden * sy_dtype_block_bytes(x->dtype);
         if (m->head->type == &sy_storage_panels)
             return syi_gemm_panels(run->engine, n, m->outputs, m->hidden, x->dtype, rows, w->data, false, 0, SY_F32, logits);
+        if (sy_dtype_block_len(w->dtype) > 1)
+            return syi_gemm_coded(run->engine, n, m->outputs, m->hidden, x->dtype, rows, &(syi_coded){w->dtype, w->data, m->head->slot[1].data}, false, 0, SY_F32, logits);
         return syi_gemm(run->engine, n, m->outputs, m->hidden, 1, (syi_mat){x->dtype, rows, m->hidden, false}, (syi_mat){w->dtype, w->data, m->hidden, true}, 0, SY_F32, logits, m->outputs);
     }
     sy_node *y = syi_run_logits_node(run, run->graph, syi_op_rows(run->graph, h, row, n));

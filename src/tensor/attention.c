@@ -83,7 +83,7 @@ sy_status syi_attention_cached(syi_engine *e, sy_dtype dt, const syi_attention *
     syi_attend w = describe(e, dt, a);
     w.first = w.last = NULL;
     w.past = past, w.cached = true, w.k_token = a->dim, w.k_head = capacity * a->dim;
-    w.q = q, w.k = kc, w.v = vc, w.out = out;
+    w.q = q, w.k = kc, w.v = vc, w.out = out, w.engine = e;
     SYI_TRY(check(ctx, "attention over the cache", &w));
     if (past + w.n > capacity)
         return syi_fail(ctx, SY_E_BUG, "attention over the cache: %lld tokens after %lld do not fit a cache of %lld", (long long)w.n,
@@ -91,8 +91,7 @@ sy_status syi_attention_cached(syi_engine *e, sy_dtype dt, const syi_attention *
     if (w.n == 0) return SY_OK;
     const syi_attend_path *path = path_of(e, &w);
     int64_t bytes = path->scratch(&w, past + w.n, false);
-    if (bytes > 0 && !(w.scratch = syi_alloc(ctx, (size_t)bytes))) return SY_E_MEMORY;
+    if (bytes > 0 && !(w.scratch = syi_engine_work(e, SYI_WORK_ATTENTION, bytes))) return SY_E_MEMORY;
     path->forward(&w);
-    if (w.scratch) syi_free(ctx, w.scratch);
     return SY_OK;
 }

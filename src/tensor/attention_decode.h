@@ -152,6 +152,20 @@ static void decode_merge(const decode *f, int64_t j, int64_t r)
     row_store(a->dt, row, a->dim, false, (char *)a->out + row_at(p, &p->seg[0], j, r) * item_size(a->dt));
 }
 
+static void decode_piece_part(void *self, int64_t i, int thread)
+{
+    const decode *f = self;
+    (void)thread;
+    decode_piece(f, i / f->pieces, i % f->pieces);
+}
+
+static void decode_merge_part(void *self, int64_t i, int thread)
+{
+    const decode *f = self;
+    (void)thread;
+    decode_merge(f, i / f->rows, i % f->rows);
+}
+
 static void tile_decode(const syi_attend *a)
 {
     segment seg[2];
@@ -163,13 +177,12 @@ static void tile_decode(const syi_attend *a)
     f.out = (float *)(void *)a->scratch;
     f.top = f.out + items * DECODE_ROWS * f.p.width;
     f.sum = f.top + items * DECODE_ROWS;
-    const int threads = items * f.rows * f.p.width < DECODE_ALONE ? 1 : a->threads;
-#pragma omp parallel num_threads(threads)
-    {
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t i = 0; i < items; i++) decode_piece(&f, i / f.pieces, i % f.pieces);
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < a->kv_heads * f.rows; i++) decode_merge(&f, i / f.rows, i % f.rows);
+    if (items * f.rows * f.p.width < DECODE_ALONE) {
+        for (int64_t i = 0; i < items; i++) decode_piece_part(&f, i, 0);
+        for (int64_t i = 0; i < a->kv_heads * f.rows; i++) decode_merge_part(&f, i, 0);
+    } else {
+        syi_share(a->engine, items, decode_piece_part, &f);
+        syi_share(a->engine, a->kv_heads * f.rows, decode_merge_part, &f);
     }
 }
 

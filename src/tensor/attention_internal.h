@@ -5,7 +5,7 @@
 #ifndef SYI_ATTENTION_INTERNAL_H
 #define SYI_ATTENTION_INTERNAL_H
 
-#include "tensor/kernels.h"
+#include "tensor/engine.h"
 
 enum {
     SYI_ATTENTION_MAX_DIM = 1024, /* of a head, plain path                            */
@@ -30,6 +30,7 @@ typedef struct {
     bool add_q, add_k, add_v;
     char *scratch;
     int threads;
+    syi_engine *engine; /* decoding */
 } syi_attend;
 
 /* The first position that query i sees. */

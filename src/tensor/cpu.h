@@ -25,6 +25,16 @@ enum { SYI_OUTER_COLS = 48, SYI_OUTER_RANK = 64 };
 /* Factors of one AdamW step, as the loop wants them. */
 typedef struct { float keep, beta1, beta2, one_beta1, one_beta2, step, root2, eps; } syi_adamw_factors;
 
+/* GGUF blocks of one type (cpu_blocks.h). Row r lies `pitch` * (order ? order[r] : r) bytes
+ * behind w; gemv: out[i, r] = x[i,:] . row r for i < m <= 4, f32 sums; k is a multiple of
+ * the block's length. Memory some KiB behind a row may be asked for, never read. */
+typedef struct {
+    void (*gemv)(int m, int64_t rows, int64_t k, const float *x, int64_t ldx, const uint8_t *w, int64_t pitch, const int32_t *order, float *out,
+                 int64_t ldo);
+    void (*to_f32)(const uint8_t *row, int64_t k, void *dst);
+    void (*to_bf16)(const uint8_t *row, int64_t k, void *dst);
+} syi_block_kernels;
+
 typedef struct {
     const char *name; /* as in STEELYARD_CPU */
     syi_isa isa;
@@ -46,6 +56,8 @@ typedef struct {
     void (*signs_sum)(const syi_signs *s, const float *table, int64_t first, int64_t end, float *y);
     /* Sum of |w^ - w|^2.4, w^ = scale * (clamp(round(w / scale) + zero, 0, top) - zero). */
     double (*grid_error)(const float *w, int64_t n, float scale, float zero, float top);
+    /* NULL: this type has none, block_decode.c does it. */
+    const syi_block_kernels *(*blocks)(sy_dtype type);
     /* gemm_outer.c: out[r, 48] = S[k, r]^T X[k, cols <= 48]; S as outer_pack left it
      * (k*r words). */
     void (*outer_pack_f32)(int64_t k, int64_t r, const float *s, int64_t lds, uint32_t *out);

@@ -134,7 +134,9 @@ static sy_status product(const chunk *c, int64_t v0, int64_t v1, char *logits)
 {
     const sy_dtype lt = c->dt == SY_F64 ? SY_F64 : SY_F32;
     const int64_t hidden = c->a->hidden;
-    const char *w = (const char *)c->w + v0 * hidden * item_bytes(c->wt);
+    const char *w = (const char *)c->w + v0 * (hidden / sy_dtype_block_len(c->wt)) * sy_dtype_block_bytes(c->wt);
+    if (sy_dtype_block_len(c->wt) > 1)
+        return syi_gemm_coded(c->e, c->rows, v1 - v0, hidden, c->dt, c->h, &(syi_coded){c->wt, w, NULL}, false, 0, lt, logits);
     if (c->a->panels) return syi_gemm_panels(c->e, c->rows, v1 - v0, hidden, c->dt, c->h, (const uint16_t *)(const void *)w, false, 0, lt, logits);
     return syi_gemm(c->e, c->rows, v1 - v0, hidden, 1, (syi_mat){c->dt, c->h, hidden, false}, (syi_mat){c->wt, w, hidden, true}, 0, lt, logits, v1 - v0);
 }
@@ -190,7 +192,9 @@ static sy_status grad_products(const chunk *c, int64_t v0, int64_t v1, const cha
         SYI_TRY(syi_gemm(c->e, n, a->hidden, c->rows, 1, (syi_mat){c->dt, grad, n, true}, (syi_mat){c->dt, c->h, a->hidden, false}, 1, acc,
                          (char *)dw + v0 * a->hidden * item_bytes(acc), a->hidden));
     if (!dh) return SY_OK;
-    const char *w = (const char *)c->w + v0 * a->hidden * item_bytes(c->wt);
+    const char *w = (const char *)c->w + v0 * (a->hidden / sy_dtype_block_len(c->wt)) * sy_dtype_block_bytes(c->wt);
+    if (sy_dtype_block_len(c->wt) > 1)
+        return syi_gemm_coded(c->e, c->rows, n, a->hidden, c->dt, grad, &(syi_coded){c->wt, w, NULL}, true, v0 > 0, acc, c->sums);
     if (a->panels)
         return syi_gemm_panels(c->e, c->rows, n, a->hidden, c->dt, grad, (const uint16_t *)(const void *)w, true, v0 > 0, acc, c->sums);
     return syi_gemm(c->e, c->rows, a->hidden, n, 1, (syi_mat){c->dt, grad, n, false}, (syi_mat){c->wt, w, a->hidden, false}, v0 > 0, acc,
@@ -232,8 +236,9 @@ static sy_status check(sy_context *ctx, sy_dtype dt, const syi_head *a, sy_dtype
 {
     if (dt != SY_F64 && dt != SY_F32 && dt != SY_BF16)
         return syi_fail(ctx, SY_E_BUG, "head: type %s; F64, F32 and BF16 can be computed in", sy_dtype_name(dt));
-    if ((dt == SY_F64) != (wt == SY_F64) || (wt != SY_F64 && wt != SY_F32 && wt != SY_BF16))
-        return syi_fail(ctx, SY_E_BUG, "head: weights of type %s with activations of type %s; F64 goes with F64, F32 and BF16 with either",
+    const bool coded = sy_dtype_block_len(wt) > 1 && a->hidden % sy_dtype_block_len(wt) == 0;
+    if (!coded && ((dt == SY_F64) != (wt == SY_F64) || (wt != SY_F64 && wt != SY_F32 && wt != SY_BF16)))
+        return syi_fail(ctx, SY_E_BUG, "head: weights of type %s with activations of type %s; F64 goes with F64, F32 and BF16 with either, whole blocks with all",
                         sy_dtype_name(wt), sy_dtype_name(dt));
     if (a->panels && (wt != SY_BF16 || a->vocab % 64 != 0)) return syi_fail(ctx, SY_E_BUG, "head: panels are of BF16, a multiple of 64 classes");
     if (a->tokens < 0 || a->tokens > INT32_MAX || a->hidden < 1 || a->vocab < 1)

@@ -23,10 +23,14 @@ enum {
     SYI_WORK_PIECES,   /* partial sums of row reductions       */
     SYI_WORK_DECODE,   /* decoded tiles of block-coded weights */
     SYI_WORK_PACKED,   /* padded rows of x for packed weights   */
+    SYI_WORK_SUM,      /* sums over tiles, wider than the result */
+    SYI_WORK_ATTENTION,/* pieces of attention over a cache      */
     SYI_WORK_COUNT
 };
 
 struct syi_products; /* gemm_dnnl.c: primitives by shape */
+
+typedef struct syi_team syi_team;
 
 struct syi_engine {
     sy_context *ctx;
@@ -35,11 +39,17 @@ struct syi_engine {
     void *work[SYI_WORK_COUNT];
     int64_t work_bytes[SYI_WORK_COUNT];
     int panels_add; /* gemm_panels.c: 0 unknown, 1 yes, -1 no */
+    syi_team *team; /* team.c: threads that are awake, or NULL */
 };
 
 /* At least `bytes` of slot `slot`, 64-byte aligned, contents lost on growth; NULL
  * with the error set. */
 void *syi_engine_work(syi_engine *e, int slot, int64_t bytes);
+
+/* fn(self, part, thread) for all parts, in parallel, by the team if there is one. What it
+ * writes must not depend on `thread`, which is below syi_omp and for scratch only. */
+typedef void syi_share_fn(void *self, int64_t part, int thread);
+void syi_share(syi_engine *e, int64_t parts, syi_share_fn *fn, void *self);
 
 /* gemm_dnnl.c. One product by oneDNN: all F32, or A,B BF16 with C BF16 or F32.
  * *done false: oneDNN has no fast product of these types here. */

@@ -112,39 +112,46 @@ static sy_status in_pieces(syi_engine *e, int64_t m, int64_t n, int64_t k, doubl
 
 /* -- a few rows ---------------------------------------------------------------------------- */
 
-enum { GEMV_ROWS = 4, GEMV_SHARE = 64 }; /* output columns a thread takes at a time */
+enum { GEMV_ROWS = 4, GEMV_SHARE = 16 }; /* output columns of a part */
+
+typedef struct { const syi_engine *e; int64_t m, n, k; double alpha; syi_mat a, b; double beta; sy_dtype ct; void *c; int64_t ldc; } gemv_job;
+
+static void gemv_part(void *self, int64_t part, int thread)
+{
+    const gemv_job *g = self;
+    const int64_t first = part * GEMV_SHARE, count = syi_min(GEMV_SHARE, g->n - first);
+    const syi_cpu *cpu = g->e->cpu;
+    float out[GEMV_ROWS][GEMV_SHARE];
+    (void)thread;
+    if (g->b.dtype == SY_F32)
+        cpu->gemv_f32((int)g->m, count, g->k, g->a.data, g->a.ld, (const float *)g->b.data + first * g->b.ld, g->b.ld, out[0], GEMV_SHARE);
+    else
+        cpu->gemv_bf16((int)g->m, count, g->k, g->a.data, g->a.ld, (const uint16_t *)g->b.data + first * g->b.ld, g->b.ld, out[0], GEMV_SHARE);
+    for (int64_t i = 0; i < g->m; i++) {
+        float *row = out[i];
+        if (g->alpha != 1)
+            for (int64_t j = 0; j < count; j++) row[j] *= (float)g->alpha;
+        if (g->ct == SY_F32) {
+            float *y = (float *)g->c + i * g->ldc + first;
+            for (int64_t j = 0; j < count; j++) y[j] = g->beta == 0 ? row[j] : (float)g->beta * y[j] + row[j];
+        } else {
+            uint16_t *y = (uint16_t *)g->c + i * g->ldc + first;
+            if (g->beta != 0) {
+                float old[GEMV_SHARE];
+                cpu->from_bf16(y, old, count);
+                for (int64_t j = 0; j < count; j++) row[j] += (float)g->beta * old[j];
+            }
+            cpu->to_bf16(row, y, count);
+        }
+    }
+}
 
 static sy_status gemv(syi_engine *e, int64_t m, int64_t n, int64_t k, double alpha, syi_mat a, syi_mat b, double beta,
                       sy_dtype ct, void *c, int64_t ldc)
 {
     SYI_TRY(in_type(e, SYI_WORK_A, SY_F32, m, k, &a));
-    int64_t share = GEMV_SHARE;
-#pragma omp parallel for schedule(static) num_threads(syi_omp(e->ctx)) if (n * k > 16384)
-    for (int64_t first = 0; first < n; first += share) {
-        int64_t count = syi_min(share, n - first);
-        float out[GEMV_ROWS][GEMV_SHARE];
-        if (b.dtype == SY_F32)
-            e->cpu->gemv_f32((int)m, count, k, a.data, a.ld, (const float *)b.data + first * b.ld, b.ld, out[0], GEMV_SHARE);
-        else
-            e->cpu->gemv_bf16((int)m, count, k, a.data, a.ld, (const uint16_t *)b.data + first * b.ld, b.ld, out[0], GEMV_SHARE);
-        for (int64_t i = 0; i < m; i++) {
-            float *row = out[i];
-            if (alpha != 1)
-                for (int64_t j = 0; j < count; j++) row[j] *= (float)alpha;
-            if (ct == SY_F32) {
-                float *y = (float *)c + i * ldc + first;
-                for (int64_t j = 0; j < count; j++) y[j] = beta == 0 ? row[j] : (float)beta * y[j] + row[j];
-            } else {
-                uint16_t *y = (uint16_t *)c + i * ldc + first;
-                if (beta != 0) {
-                    float old[GEMV_SHARE];
-                    e->cpu->from_bf16(y, old, count);
-                    for (int64_t j = 0; j < count; j++) row[j] += (float)beta * old[j];
-                }
-                e->cpu->to_bf16(row, y, count);
-            }
-        }
-    }
+    gemv_job job = {e, m, n, k, alpha, a, b, beta, ct, c, ldc};
+    syi_share(e, syi_ceil_div(n, GEMV_SHARE), gemv_part, &job);
     return SY_OK;
 }
 

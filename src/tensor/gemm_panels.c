@@ -113,7 +113,33 @@ sy_status syi_embed_panels(syi_engine *e, const uint16_t *packed, int64_t vocab,
     return SY_OK;
 }
 
-/* Decoding: each thread takes 32 outputs, whose weights lie in order. */
+/* Decoding: a part is 32 outputs, whose weights lie in order. */
+typedef struct { const syi_engine *e; int64_t m, n, k; const float *x; const uint16_t *packed; double beta; sy_dtype yt; void *y; } few_job;
+
+static void few_part(void *self, int64_t part, int thread)
+{
+    const few_job *f = self;
+    const int64_t j = part * HALF, n = f->n;
+    const syi_cpu *cpu = f->e->cpu;
+    float out[FEW][HALF];
+    (void)thread;
+    cpu->gemv_panels((int)f->m, f->k, f->x, f->k, f->packed + j / ROWS * (f->k / COLS) * BLOCK + j % ROWS * 2, out[0], HALF);
+    for (int64_t i = 0; i < f->m; i++) {
+        if (f->yt == SY_F32) {
+            float *to = (float *)f->y + i * n + j;
+            for (int q = 0; q < HALF; q++) to[q] = f->beta == 0 ? out[i][q] : (float)f->beta * to[q] + out[i][q];
+        } else {
+            uint16_t *to = (uint16_t *)f->y + i * n + j;
+            float old[HALF];
+            if (f->beta != 0) {
+                cpu->from_bf16(to, old, HALF);
+                for (int q = 0; q < HALF; q++) out[i][q] += (float)f->beta * old[q];
+            }
+            cpu->to_bf16(out[i], to, HALF);
+        }
+    }
+}
+
 static sy_status few(syi_engine *e, int64_t m, int64_t n, int64_t k, sy_dtype dt, const void *x, const uint16_t *packed, double beta, sy_dtype yt, void *y)
 {
     const float *xf = x;
@@ -123,26 +149,8 @@ static sy_status few(syi_engine *e, int64_t m, int64_t n, int64_t k, sy_dtype dt
         SYI_TRY(syi_cast(e, dt, x, SY_F32, t, m * k));
         xf = t;
     }
-#pragma omp parallel for schedule(static) num_threads(syi_omp(e->ctx)) if (n * k > 16384)
-    for (int64_t j = 0; j < n; j += HALF) {
-        float out[FEW][HALF];
-        const uint16_t *w = packed + j / ROWS * (k / COLS) * BLOCK + j % ROWS * 2;
-        e->cpu->gemv_panels((int)m, k, xf, k, w, out[0], HALF);
-        for (int64_t i = 0; i < m; i++) {
-            if (yt == SY_F32) {
-                float *to = (float *)y + i * n + j;
-                for (int q = 0; q < HALF; q++) to[q] = beta == 0 ? out[i][q] : (float)beta * to[q] + out[i][q];
-            } else {
-                uint16_t *to = (uint16_t *)y + i * n + j;
-                float old[HALF];
-                if (beta != 0) {
-                    e->cpu->from_bf16(to, old, HALF);
-                    for (int q = 0; q < HALF; q++) out[i][q] += (float)beta * old[q];
-                }
-                e->cpu->to_bf16(out[i], to, HALF);
-            }
-        }
-    }
+    few_job job = {e, m, n, k, xf, packed, beta, yt, y};
+    syi_share(e, n / HALF, few_part, &job);
     return SY_OK;
 }
 

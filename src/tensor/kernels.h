@@ -27,6 +27,11 @@ const char *syi_engine_cpu(const syi_engine *e);
 /* Bytes that the primitives' own scratchpads need at most so far. */
 int64_t syi_engine_bytes(const syi_engine *e);
 
+/* Runs fn(self) with the worker threads awake and waiting for its kernels' work all the
+ * time (team.c): for long sequences of short kernels. fn may do anything but open parallel
+ * regions that need the threads themselves: those run, on one thread. */
+sy_status syi_team_run(syi_engine *e, sy_status (*fn)(void *self), void *self);
+
 /* -- products (gemm.c) ------------------------------------------------------------ */
 /* C[m,n] = alpha * op(A)[m,k] op(B)[k,n] + beta * C. op(A) is A[m,k] (lda) or, with
  * ta, A stored as [k,m]. Types: all F64; all F32; A,B BF16 with C BF16 or F32.
@@ -36,10 +41,16 @@ int64_t syi_engine_bytes(const syi_engine *e);
 typedef struct { sy_dtype dtype; const void *data; int64_t ld; bool t; } syi_mat;
 sy_status syi_gemm(syi_engine *e, int64_t m, int64_t n, int64_t k, double alpha, syi_mat a, syi_mat b, double beta,
                    sy_dtype ct, void *c, int64_t ldc);
-/* y[m,n] = x[m,k] W[n,k]^T (+ beta y) with W in GGUF blocks or F16/BF16/F32 whatever dt
- * is: decoded tile by tile, never whole. transposed: y[m,k] = x[m,n] W. */
-sy_status syi_gemm_coded(syi_engine *e, int64_t m, int64_t n, int64_t k, sy_dtype dt, const void *x,
-                         sy_dtype wt, const void *w, bool transposed, double beta, void *y);
+/* A matrix in GGUF blocks or any float type; row r is the one that lies at order[r] (NULL:
+ * at r). */
+typedef struct { sy_dtype dtype; const void *data; const int32_t *order; } syi_coded;
+/* y[m,n] = x[m,k] W[n,k]^T (+ beta y), y of type yt (dt, or F32 beside BF16), W whatever dt
+ * is: decoded tile by tile, never whole; m <= 4 straight from the blocks, with x in f32.
+ * transposed: y[m,k] = x[m,n] W. */
+sy_status syi_gemm_coded(syi_engine *e, int64_t m, int64_t n, int64_t k, sy_dtype dt, const void *x, const syi_coded *w, bool transposed,
+                         double beta, sy_dtype yt, void *y);
+/* Row `row` of [.., k] as F32, BF16 or F64: the same numbers as sy_to_f32's, rounded. */
+void syi_coded_row(const syi_engine *e, const syi_coded *w, int64_t k, int64_t row, sy_dtype to, void *dst);
 
 /* A frozen BF16 weight W[n,k] in the layout that products like best (18 % faster than
  * row-major on 2048 x 1536 x 576; one layout serves both directions and decoding).

@@ -51,6 +51,23 @@ void syi_packed_dense(syi_engine *e, const syi_packed *p, int64_t row, int64_t n
 
 enum { SHARE = 16 }; /* rows a thread takes at a time */
 
+typedef struct { const syi_engine *e; const syi_packed *p; const syi_packed_in *in; bool fast; int64_t m, row; const float *x; float *decoded, *y; } few_job;
+
+static void few_part(void *self, int64_t part, int thread)
+{
+    const few_job *f = self;
+    const syi_packed *p = f->p;
+    const syi_cpu *cpu = f->e->cpu;
+    const int64_t first = part * SHARE, end = syi_min(p->out, first + SHARE);
+    if (f->fast) cpu->gemv_packed(p, (int)f->m, first, end - first, f->in, f->y, p->out);
+    for (int64_t r = first; !f->fast && r < end; r++) {
+        float *w = f->decoded + thread * f->row, out[SYI_FEW];
+        cpu->unpack(p, r, w);
+        cpu->gemv_f32((int)f->m, 1, p->in, f->x, p->in, w, p->in, out, 1);
+        for (int64_t i = 0; i < f->m; i++) f->y[i * p->out + r] = out[i];
+    }
+}
+
 sy_status syi_packed_few(syi_engine *e, const void *self, int64_t m, const float *x, float *y)
 {
     const syi_packed *p = self;
@@ -68,18 +85,8 @@ sy_status syi_packed_few(syi_engine *e, const void *self, int64_t m, const float
             for (int64_t k = g * p->group; k < syi_min(p->in, (g + 1) * p->group); k++) s += x[i * p->in + k];
             in.sums[i * p->groups + g] = s;
         }
-    const int64_t parts = syi_ceil_div(p->out, SHARE);
-#pragma omp parallel for schedule(static) num_threads(threads) if (p->out * p->in > 65536)
-    for (int64_t part = 0; part < parts; part++) {
-        const int64_t first = part * SHARE, end = syi_min(p->out, first + SHARE);
-        if (fast) e->cpu->gemv_packed(p, (int)m, first, end - first, &in, y, p->out);
-        for (int64_t r = first; !fast && r < end; r++) {
-            float *w = decoded + syi_thread() * row, out[SYI_FEW];
-            e->cpu->unpack(p, r, w);
-            e->cpu->gemv_f32((int)m, 1, p->in, x, p->in, w, p->in, out, 1);
-            for (int64_t i = 0; i < m; i++) y[i * p->out + r] = out[i];
-        }
-    }
+    few_job job = {e, p, &in, fast, m, row, x, decoded, y};
+    syi_share(e, syi_ceil_div(p->out, SHARE), few_part, &job);
     return SY_OK;
 }
 

@@ -151,7 +151,7 @@ static void coded(void **state)
                     for (int threads = 1; threads <= 4; threads++) {
                         free(y), y = fill(dt, m * out, 2);
                         assert_int_equal(sy_threads_set(ctx, threads), SY_OK);
-                        sy_status s = syi_gemm_coded(e, m, NN, K, dt, x, codes[q], w, transposed, beta, y);
+                        sy_status s = syi_gemm_coded(e, m, NN, K, dt, x, &(syi_coded){codes[q], w, NULL}, transposed, beta, dt, y);
                         if (s != SY_OK) fail_msg("%s", sy_error_message(ctx));
                         uint64_t h = syi_hash64(y, (size_t)(m * out * sy_dtype_block_bytes(dt)), 0);
                         if (threads == 1) bits = h;
@@ -170,7 +170,7 @@ static void coded(void **state)
     }
     free(wf);
     float x[33] = {0}, y[4];
-    assert_int_equal(syi_gemm_coded(e, 1, 2, 33, SY_F32, x, SY_Q8_0, x, false, 0, y), SY_E_BUG);
+    assert_int_equal(syi_gemm_coded(e, 1, 2, 33, SY_F32, x, &(syi_coded){SY_Q8_0, x, NULL}, false, 0, SY_F32, y), SY_E_BUG);
     assert_non_null(strstr(sy_error_message(ctx), "Q8_0"));
     syi_engine_free(e);
     assert_int_equal(sy_memory_now(ctx), 0);
