@@ -91,7 +91,7 @@ static void head(sy_context *ctx, syi_engine *e, double budget, sy_dtype dt, int
     float *dw = calloc((size_t)(vocab * hidden), 4);
     int32_t *target = malloc((size_t)tokens * 4);
     for (int64_t t = 0; t < tokens; t++) target[t] = (int32_t)(t * 7919 % vocab);
-    const syi_head a = {tokens, hidden, vocab, target, NULL, 1};
+    const syi_head a = {.tokens = tokens, .hidden = hidden, .vocab = vocab, .target = target, .scale = 1};
     void *scratch = aligned_alloc(64, (size_t)(syi_head_scratch(e, dt, &a) + 63) / 64 * 64);
     double best, loss;
     BEST(best, syi_head_loss(e, dt, &a, h, dt, w, &loss, NULL, grads > 0 ? dh : NULL, grads > 1 ? dw : NULL, scratch));
