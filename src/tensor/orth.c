@@ -159,3 +159,41 @@ sy_status syi_polar(sy_context *ctx, int64_t m, int64_t n, double *x, double *nu
     syi_free(ctx, g);
     return st;
 }
+
+/* q[m,k] with orthonormal columns and r[k,k] upper triangular of x[m,k] (row-major). */
+static sy_status qr(int64_t m, int64_t k, double *x, double *tau, double *r)
+{
+    const int threads = one_thread();
+    lapack_int info = LAPACKE_dgeqrf(LAPACK_ROW_MAJOR, (lapack_int)m, (lapack_int)k, x, (lapack_int)k, tau);
+    for (int64_t i = 0; i < k; i++)
+        for (int64_t j = 0; j < k; j++) r[i * k + j] = j < i ? 0 : x[i * k + j];
+    if (info == 0) info = LAPACKE_dorgqr(LAPACK_ROW_MAJOR, (lapack_int)m, (lapack_int)k, (lapack_int)k, x, (lapack_int)k, tau);
+    threads_back(threads);
+    return info == 0 ? SY_OK : info == LAPACK_WORK_MEMORY_ERROR || info == LAPACK_TRANSPOSE_MEMORY_ERROR ? SY_E_MEMORY : SY_E_NUMERIC;
+}
+
+sy_status syi_factored_svd(sy_context *ctx, int64_t m, int64_t n, int64_t k, const double *b, const double *a, double *ut, double *s, double *vt)
+{
+    if (k == 0) return SY_OK;
+    double *q = syi_alloc(ctx, (size_t)(m * k + n * k + 5 * k * k + k) * sizeof *q);
+    if (!q) return SY_E_MEMORY;
+    double *p = q + m * k, *rb = p + n * k, *ra = rb + k * k, *core = ra + k * k, *cu = core + k * k, *cv = cu + k * k, *tau = cv + k * k;
+    memcpy(q, b, (size_t)(m * k) * sizeof *q);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < k; j++) p[i * k + j] = a[j * n + i];
+    sy_status st = SY_OK;
+    for (int64_t i = 0; i < m * k + n * k; i++)
+        if (!isfinite(q[i])) st = SY_E_NUMERIC;
+    if (st == SY_OK) st = qr(m, k, q, tau, rb);
+    if (st == SY_OK) st = qr(n, k, p, tau, ra);
+    if (st == SY_OK) {
+        syi_mul_f64(false, true, k, k, k, 1, rb, ra, 0, core);
+        st = full_svd(ctx, k, k, core, cu, s, cv);
+    }
+    if (st == SY_OK) {
+        syi_mul_f64(false, true, k, m, k, 1, cu, q, 0, ut);
+        syi_mul_f64(false, true, k, n, k, 1, cv, p, 0, vt);
+    }
+    syi_free(ctx, q);
+    return st;
+}

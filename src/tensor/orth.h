@@ -19,4 +19,8 @@ sy_status syi_leading(sy_context *ctx, int64_t m, int64_t n, const double *a, in
  * SVD. *nuclear (may be NULL): the sum of its singular values. */
 sy_status syi_polar(sy_context *ctx, int64_t m, int64_t n, double *x, double *nuclear);
 
+/* The SVD of b[m,k] a[k,n] without making the product: ut[k,m], s[k], vt[k,n] (k <= m, n),
+ * largest first. By QR of both factors. */
+sy_status syi_factored_svd(sy_context *ctx, int64_t m, int64_t n, int64_t k, const double *b, const double *a, double *ut, double *s, double *vt);
+
 #endif
