@@ -197,7 +197,7 @@ static arguments arguments_of(run *r, const node *x, int from)
     }
     if (r->status != SY_OK) return (arguments){0};
     if (all.u.list->n > INT32_MAX) syi_v_fail(r, SY_E_INPUT, "too many arguments");
-    a.v = all.u.list->v;
+    a.v = all.u.list->n > 0 ? all.u.list->v : kv; /* never NULL: some look past the first */
     a.n = (int)syi_min(all.u.list->n, INT32_MAX);
     a.key = key;
     a.key_value = kv;

@@ -25,6 +25,7 @@ struct sy_dataset {
     uint64_t seed;
     int32_t padding;
     int64_t masked;        /* tokens of the texts that are not trained */
+    int64_t ids;           /* of the tokenizer, 0: unknown */
     int64_t taken;         /* windows given out */
     int64_t *order[2];     /* of two epochs: a batch may touch both */
     int64_t order_of[2];
@@ -49,6 +50,10 @@ static sy_status cut_document(sy_dataset *d, int64_t from, int64_t n, bool cut)
         const uint32_t *token = syi_store_tokens(d->store, from + at);
         window w = {.at = from + at, .document = d->info.documents, .n = (int32_t)syi_min(d->seq, keep - at)};
         for (int32_t i = 1; i < w.n; i++) w.trained += (token[i] & TRAINED) != 0;
+        for (int32_t i = 0; i < w.n && d->ids > 0; i++) /* a cache is a file like any other */
+            if ((token[i] & ~TRAINED) >= d->ids)
+                return syi_fail(d->ctx, SY_E_INPUT, "the data cache holds a token %u, which the tokenizer does not have: remove the cache",
+                                token[i] & ~TRAINED);
         if (w.trained == 0) continue;
         void *p = d->window;
         sy_status st = syi_grow(d->ctx, &p, &d->cap_window, d->windows + 1, sizeof *d->window, INT64_C(1) << 40);
@@ -210,6 +215,7 @@ sy_status sy_dataset_open(sy_context *ctx, const char *path, const sy_dataset_op
     }
     SYI_TRY_TO(done, st, syi_documents_make(ctx, path, o, &d->store, d->info.hash, &d->info.cached));
     const syi_kind kind = syi_store_kind(d->store, &d->masked);
+    d->ids = sy_tokenizer_size(o->tokenizer);
     d->info.format = syi_kind_name(kind);
     SYI_TRY_TO(done, st, cut_all(d, kind == KIND_TEXT || kind == KIND_PLAIN));
     SYI_TRY_TO(done, st, check(d, path, kind, o));

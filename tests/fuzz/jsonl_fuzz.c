@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Any bytes as a data set: the first byte chooses the ending. */
+/* Any bytes as a data set: the first byte chooses the ending and the options. */
 #include "fuzz.h"
 #include "text/text.h"
 
@@ -16,7 +16,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     sy_tokenizer *t;
     sy_dataset *d;
     if (sy_tokenizer_parse(ctx, spec, sizeof spec - 1, "spec", &t) != SY_OK) abort();
-    sy_dataset_options o = {.tokenizer = t, .eos_id = 9, .bos_id = -1, .seq = 8, .pack = data[0] & 4, .shuffle = data[0] & 8};
+    sy_dataset_options o = {.tokenizer = t, .eos_id = 9, .bos_id = -1, .seq = 8, .pack = data[0] & 4, .shuffle = data[0] & 8,
+                            .preference = data[0] & 16 ? SY_PREFERENCE_CHOSEN : SY_PREFERENCE_REFUSED, .holdout = data[0] & 64 ? 0.3 : 0};
+    if (data[0] & 32) o.fields.prompt = "q", o.fields.completion = "a";
     sy_status st = sy_dataset_open(ctx, path, &o, &d);
     if (st == SY_OK) {
         sy_batch b;
