@@ -51,6 +51,8 @@ ap.add_argument("--lr", type=float, default=2e-4)
 ap.add_argument("--threads", type=int, default=2)
 ap.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False)
 ap.add_argument("--grad-checkpoint", action="store_true")
+ap.add_argument("--padded", action="store_true",
+                help="data of prompts and completions, batches padded to their longest record, loss on completions only; tokens_per_s counts trained tokens")
 ap.add_argument("--new-tokens", type=int, default=128)
 ap.add_argument("--seed", type=int, default=0)
 ap.add_argument("--profile", action="store_true", help="after timing, profile 2 steps and report shares")
@@ -95,6 +97,25 @@ def blocks(tokenizer):
     if n < a.batch:
         sys.exit(f"{a.data}: {len(ids)} tokens are too few for a batch of {a.batch} x {a.seq}")
     return ids[: n * a.seq].view(n, a.seq)
+
+
+def padded_batches(tokenizer):
+    """Records in file order, --batch at a time, as DataCollatorForSeq2Seq pads them."""
+    rows = []
+    for line in open(a.data, encoding="utf-8"):
+        r = json.loads(line)
+        p = tokenizer(r["prompt"], add_special_tokens=False).input_ids
+        c = tokenizer(r["completion"], add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
+        rows.append((p, c[: max(1, a.seq - len(p))]))
+    pad, batches = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id, []
+    for i in range(0, len(rows) - a.batch + 1, a.batch):
+        some = rows[i : i + a.batch]
+        width = max(len(p) + len(c) for p, c in some)
+        ids = torch.tensor([p + c + [pad] * (width - len(p) - len(c)) for p, c in some])
+        mask = torch.tensor([[1] * (len(p) + len(c)) + [0] * (width - len(p) - len(c)) for p, c in some])
+        labels = torch.tensor([[-100] * len(p) + c + [-100] * (width - len(p) - len(c)) for p, c in some])
+        batches.append((ids, mask, labels))
+    return batches
 
 
 autocasting = a.dtype == "bf16" and a.mode.startswith("autocast")
@@ -156,7 +177,7 @@ else:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=a.lr, weight_decay=0.0, fused=True)
-    data = blocks(tokenizer)
+    data = padded_batches(tokenizer) if a.padded else blocks(tokenizer)
     if a.compile and a.loss_kind == "chunked":
         sys.exit("--compile is not for --loss chunked: torch runs that op eagerly")
     run = torch.compile(model) if a.compile else model
@@ -169,6 +190,14 @@ else:
             h.reshape(-1, h.shape[-1]), base.lm_head.weight, x[:, 1:].reshape(-1), options=how)
 
     def step(i):
+        if a.padded:
+            ids, mask, labels = data[i % len(data)]
+            with cast():
+                loss = run(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            return loss.item()
         x = data[torch.arange(i * a.batch, (i + 1) * a.batch) % len(data)]
         with cast():
             loss = chunked_loss(x) if a.loss_kind == "chunked" else run(input_ids=x, labels=x, use_cache=False).loss
@@ -187,6 +216,9 @@ else:
     med = statistics.median(times[a.warmup :] or times)
     out.update(trained_parameters=sum(p.numel() for p in trained), step_s=med, first_step_s=times[0],
                tokens_per_s=a.batch * a.seq / med, step_s_all=[round(t, 3) for t in times], loss=losses)
+    if a.padded:
+        trained_tokens = sum(int((data[i % len(data)][2][:, 1:] >= 0).sum()) for i in range(a.warmup, a.steps))
+        out.update(tokens_per_s=trained_tokens / sum(times[a.warmup :]), trained_tokens=trained_tokens)
     if a.adapter_out:
         model.save_pretrained(a.adapter_out)
 

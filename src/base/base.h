@@ -40,6 +40,7 @@ sy_status syi_nomem(sy_context *ctx, size_t bytes);
 void syi_log(sy_context *ctx, sy_log_level level, const char *fmt, ...) SYI_PRINTF(3, 4);
 void syi_progress(sy_context *ctx, const sy_progress *progress);
 double syi_now(void);          /* monotonic seconds */
+double syi_process_age(void);  /* seconds since this process was started, to about 0.01; 0 unknown */
 int64_t syi_rss_now(void);     /* resident bytes of this process, 0 unknown */
 int64_t syi_rss_peak(void);    /* peak resident bytes, 0 unknown */
 

@@ -46,6 +46,27 @@ double syi_now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+double syi_process_age(void)
+{
+    char text[1024];
+    unsigned long long ticks = 0;
+    FILE *f = fopen("/proc/self/stat", "r");
+    if (f == NULL) return 0;
+    size_t n = fread(text, 1, sizeof text - 1, f);
+    fclose(f);
+    text[n] = '\0';
+    /* The second field is the name in brackets, which may hold anything; 19 more follow up to the start time. */
+    const char *at = strrchr(text, ')');
+    for (int i = 0; at != NULL && i < 20; i++)
+        if ((at = strchr(at, ' ')) != NULL) at++;
+    double up = 0;
+    if (at == NULL || sscanf(at, "%llu", &ticks) != 1 || (f = fopen("/proc/uptime", "r")) == NULL) return 0;
+    int found = fscanf(f, "%lf", &up);
+    fclose(f);
+    double age = up - (double)ticks / (double)sysconf(_SC_CLK_TCK);
+    return found == 1 && age > 0 ? age : 0;
+}
+
 int64_t syi_rss_now(void)
 {
 #ifdef __APPLE__

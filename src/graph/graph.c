@@ -252,7 +252,8 @@ sy_status syi_node_run(sy_node *n, sy_op_call *c, bool backward)
         double begin = g->o.profile ? syi_now() : 0;
         s = backward ? n->op->backward(c) : n->op->forward(c);
         if (g->o.profile) {
-            double flops = n->op->flops ? n->op->flops(c, backward) : 0, bytes = 0;
+            /* What is computed again is time, not work. */
+            double flops = n->op->flops && (backward || !g->replay) ? n->op->flops(c, backward) : 0, bytes = 0;
             if (n->op->traffic) bytes = n->op->traffic(c, backward);
             else {
                 for (int i = 0; i < n->n_in; i++) bytes += (double)sy_tensor_bytes(c->in[i]) * (backward ? 1 + c->want[i] : 1);

@@ -60,6 +60,9 @@ void syi_profile_free(syi_profile *p);
 void syi_profile_add(syi_profile *p, const char *op, bool backward, double begin, double seconds, double flops, double bytes);
 /* Table of ops (time, share, GF/s, GB/s); `limit` in FLOP/s gives the share of it. */
 void syi_profile_table(const syi_profile *p, double limit, syi_text *out);
+/* Counted work over the time from the first operation to the last, as a share of `limit`
+ * (FLOP/s); 0 without operations. */
+double syi_profile_share(const syi_profile *p, double limit);
 /* Chrome trace (chrome://tracing, Perfetto). */
 sy_status syi_profile_trace(const syi_profile *p, const char *path);
 

@@ -74,9 +74,20 @@ void syi_profile_table(const syi_profile *p, double limit, syi_text *out)
         if (limit > 0) syi_text_printf(out, " %8.1f%%", 100 * l->flops / s / limit);
         syi_text_puts(out, "\n");
     }
-    syi_text_printf(out, "%-28s %8lld %10.2f %6.1f%% %9.1f\n", "all", (long long)p->n, total * 1e3, 100.0,
+    syi_text_printf(out, "%-28s %8lld %10.2f %6.1f%% %9.1f", "all", (long long)p->n, total * 1e3, 100.0,
                     total > 0 ? flops / total * 1e-9 : 0.0);
+    if (limit > 0) syi_text_printf(out, " %9s %8.1f%%", "", total > 0 ? 100 * flops / total / limit : 0.0);
+    syi_text_puts(out, "\n");
     if (p->dropped) syi_text_printf(out, "(%lld calls were not recorded: the profile was full)\n", (long long)p->dropped);
+}
+
+double syi_profile_share(const syi_profile *p, double limit)
+{
+    double flops = 0;
+    if (p->n == 0) return 0;
+    for (int64_t i = 0; i < p->n; i++) flops += p->at[i].flops;
+    double seconds = p->at[p->n - 1].begin + p->at[p->n - 1].seconds - p->at[0].begin;
+    return seconds > 0 && limit > 0 ? flops / seconds / limit : 0;
 }
 
 sy_status syi_profile_trace(const syi_profile *p, const char *path)

@@ -194,6 +194,7 @@ sy_status syi_train_loop(syi_train *t)
         if (status == SY_OK && save_due(t)) status = syi_checkpoint_save(t);
         if (status == SY_OK && s->step >= t->schedule.total) return SY_OK;
         if (status == SY_OK && sy_cancelled(t->ctx)) status = SY_E_CANCELLED;
+        if (s->step == t->session_step) t->start_seconds = syi_process_age();
         if (status == SY_OK) status = one_step(t);
         if (status == SY_E_CANCELLED) return interrupted(t);
         if (status != SY_OK) return explain(t, status);

@@ -183,7 +183,17 @@ static sy_status write_profile(syi_train *t)
     if (t->run->profile == NULL) return SY_OK;
     syi_text table;
     syi_text_init(&table, t->ctx, 1 << 20);
-    syi_profile_table(t->run->profile, 0, &table);
+    double limit = 0;
+    sy_status s = syi_product_limit(t->run->engine, t->run->options.dtype, &limit);
+    if (s != SY_OK) {
+        syi_text_free(&table);
+        return s;
+    }
+    syi_profile_table(t->run->profile, limit, &table);
+    syi_report_real(syi_job_report(t->job), "limit_gflops", limit * 1e-9);
+    syi_report_real(syi_job_report(t->job), "share_of_limit", syi_profile_share(t->run->profile, limit));
+    syi_log(t->ctx, SY_LOG_INFO, "limit: a plain product of 2048 x 1536 x 576 reached %.1f GFLOP/s in this run; %.1f %% of it were reached from "
+            "the first operation to the last", limit * 1e-9, 100 * syi_profile_share(t->run->profile, limit));
     for (char *line = table.s, *end; line != NULL && *line != '\0'; line = end) {
         end = line + strcspn(line, "\n");
         syi_log(t->ctx, SY_LOG_INFO, "%.*s", (int)(end - line), line);
@@ -230,6 +240,7 @@ sy_status syi_train_receipt_end(syi_train *t)
     syi_report_real(report, "tokens_per_second", (double)s->tokens / syi_positive(s->seconds));
     set_int(report, "peak_bytes", syi_rss_peak());
     syi_report_real(report, "seconds", seconds);
+    syi_report_real(report, "start_seconds", t->start_seconds);
     set_text(report, "out", t->dir);
     sy_status status = path == NULL || files == NULL || receipt == NULL ? syi_nomem(t->ctx, 1024) : SY_OK;
     if (status == SY_OK) status = sy_run_save(t->run, t->dir);

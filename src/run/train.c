@@ -87,7 +87,7 @@ static const sy_option rows[] = {
     {.name = "log-steps", .type = SY_OPT_INT, .offset = OFFSET(log_steps), .def = "1", .min = 1, .max = 1e9, .flags = SY_OPT_RUNTIME,
      .alias = "logging_steps", .help = "write a line of metrics every N steps", .example = "10"},
     {.name = "profile", .type = SY_OPT_PATH, .offset = OFFSET(profile), .flags = SY_OPT_RUNTIME | SY_OPT_ADVANCED,
-     .help = "write a trace of every operation to this file (chrome://tracing)", .example = "{tmp}/trace.json"},
+     .help = "print a table of operations (time, GFLOP/s, share of what a plain product reaches) and write a trace of each to this file (chrome://tracing)", .example = "{tmp}/trace.json"},
     {.name = NULL}
 };
 

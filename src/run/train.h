@@ -144,6 +144,7 @@ typedef struct {
     json_t *settings, *fingerprint;    /* in force; without what may change             */
     char *template_text;
     double began;                      /* of this session                               */
+    double start_seconds; /* from the start of the process to the first step's beginning */
     int64_t session_step, session_tokens;
     double session_seconds;
 } syi_train;

@@ -52,6 +52,9 @@ sy_status syi_gemm_coded(syi_engine *e, int64_t m, int64_t n, int64_t k, sy_dtyp
 /* Row `row` of [.., k] as F32, BF16 or F64: the same numbers as sy_to_f32's, rounded. */
 void syi_coded_row(const syi_engine *e, const syi_coded *w, int64_t k, int64_t row, sy_dtype to, void *dst);
 
+/* FLOP/s of a plain product of 2048 x 1536 x 576 in type dt, the best of some (limit.c). */
+sy_status syi_product_limit(syi_engine *e, sy_dtype dt, double *flops);
+
 /* A frozen BF16 weight W[n,k] in the layout that products like best (18 % faster than
  * row-major on 2048 x 1536 x 576; one layout serves both directions and decoding).
  * Packed bytes depend on the shape only, not on the processor. */
