@@ -16,7 +16,7 @@
 #include <math.h>
 #include <omp.h>
 
-enum { TILE_ROWS = 64 };
+enum { TILE_ROWS = 64 }; /* of a tile, where the grid does not want more together */
 
 /* -- the factor -------------------------------------------------------------------------- */
 
@@ -66,6 +66,7 @@ typedef struct {
     float *w, *w0, *value;     /* [m, n] in the order of work; w0 NULL: not needed        */
     float *p, *r;              /* rows of a block [block, n]; NULL                        */
     float *eb, *vb, *zb;       /* errors, V', W0 - V' of a block [m, block]               */
+    int64_t tile;              /* rows of a tile                                          */
     double damped;
 } solver;
 
@@ -108,28 +109,27 @@ static sy_status residual_rows(solver *s, const float *x, double alpha, int64_t 
 
 /* -- a tile of rows through a block of columns ----------------------------------------------------- */
 
-typedef struct { float *t, *e, *v, *z, *row; } tile; /* [block][TILE_ROWS] each; row: TILE_ROWS numbers */
+typedef struct { float *t, *e, *v, *z, *row; } tile; /* [block][rows of a tile] each; row: three times as many numbers */
 
 /* t[c] += sum over q in [from, to) of what columns q owe column c. */
-static void catch_up(const solver *s, const tile *x, int64_t rows, int64_t first, int64_t from, int64_t to, int64_t c)
+static void catch_up(const solver *s, const tile *x, int64_t first, int64_t from, int64_t to, int64_t c)
 {
-    const int64_t n = s->n;
-    float *t = x->t + c * TILE_ROWS;
-    (void)rows;
+    const int64_t n = s->n, n_rows = s->tile;
+    float *t = x->t + c * s->tile;
     for (int64_t q = from; q < to; q++) {
         const float u = -s->u[(first + q) * n + first + c];
-        const float *e = x->e + q * TILE_ROWS;
-        for (int i = 0; i < TILE_ROWS; i++) t[i] += u * e[i];
+        const float *e = x->e + q * s->tile;
+        for (int64_t i = 0; i < n_rows; i++) t[i] += u * e[i];
     }
     if (s->p)
         for (int64_t q = from; q < to; q++) {
-            const float p = s->p[q * (n - first) + c], *v = x->v + q * TILE_ROWS;
-            for (int i = 0; i < TILE_ROWS; i++) t[i] += p * v[i];
+            const float p = s->p[q * (n - first) + c], *v = x->v + q * s->tile;
+            for (int64_t i = 0; i < n_rows; i++) t[i] += p * v[i];
         }
     if (s->r)
         for (int64_t q = from; q < to; q++) {
-            const float r = s->r[q * (n - first) + c], *z = x->z + q * TILE_ROWS;
-            for (int i = 0; i < TILE_ROWS; i++) t[i] += r * z[i];
+            const float r = s->r[q * (n - first) + c], *z = x->z + q * s->tile;
+            for (int64_t i = 0; i < n_rows; i++) t[i] += r * z[i];
         }
 }
 
@@ -137,21 +137,21 @@ static void catch_up(const solver *s, const tile *x, int64_t rows, int64_t first
 static void run_tile(solver *s, const tile *x, int64_t first, int64_t end, int64_t unit, int64_t row, int64_t rows)
 {
     const syi_column_grid *g = s->grid;
-    const int64_t n = s->n, b = end - first, group = g->group > 0 ? g->group : n;
+    const int64_t n = s->n, b = end - first, high_rows = s->tile, group = g->group > 0 ? g->group : n;
     for (int64_t c = 0; c < b; c++)
-        for (int64_t i = 0; i < TILE_ROWS; i++) x->t[c * TILE_ROWS + i] = i < rows ? s->w[(row + i) * n + first + c] : 0;
+        for (int64_t i = 0; i < high_rows; i++) x->t[c * s->tile + i] = i < rows ? s->w[(row + i) * n + first + c] : 0;
     for (int64_t at = 0; at < b; at += unit) {
         const int64_t stop = syi_min(b, at + unit);
-        for (int64_t c = at; c < stop && at > 0; c++) catch_up(s, x, rows, first, 0, at, c);
+        for (int64_t c = at; c < stop && at > 0; c++) catch_up(s, x, first, 0, at, c);
         if (g->begin && (first + at) % group == 0) {
             for (int64_t c = at; c < stop; c++)
-                for (int64_t i = 0; i < rows; i++) s->w[(row + i) * n + first + c] = x->t[c * TILE_ROWS + i];
+                for (int64_t i = 0; i < rows; i++) s->w[(row + i) * n + first + c] = x->t[c * s->tile + i];
             g->begin(g->self, first + at, syi_min(group, n - first - at), row, rows, s->w + row * n + first + at, n);
         }
         for (int64_t c = at; c < stop; c++) {
             const int64_t q = first + c;
-            catch_up(s, x, rows, first, at, c, c);
-            float *v = x->t + c * TILE_ROWS, *e = x->e + c * TILE_ROWS, *value = x->row;
+            catch_up(s, x, first, at, c, c);
+            float *v = x->t + c * s->tile, *e = x->e + c * s->tile, *value = x->row;
             const float one = 1 / s->u[q * n + q];
             g->column(g->self, q, row, rows, v, value);
             for (int64_t i = 0; i < rows; i++) {
@@ -161,10 +161,10 @@ static void run_tile(solver *s, const tile *x, int64_t first, int64_t end, int64
             }
             if (!s->residual) continue;
             for (int64_t i = 0; i < rows; i++) {
-                x->v[c * TILE_ROWS + i] = v[i];
-                x->z[c * TILE_ROWS + i] = s->w0 ? s->w0[(row + i) * n + q] - v[i] : 0;
+                x->v[c * s->tile + i] = v[i];
+                x->z[c * s->tile + i] = s->w0 ? s->w0[(row + i) * n + q] - v[i] : 0;
             }
-            float low[TILE_ROWS], high[TILE_ROWS];
+            float *low = x->row + high_rows, *high = low + high_rows;
             if (!s->o->org && g->range) g->range(g->self, q, row, rows, low, high);
             for (int64_t i = 0; i < rows; i++) {
                 float out = s->o->org ? value[i] : v[i];
@@ -180,7 +180,7 @@ static sy_status run_block(solver *s, int64_t first, int64_t end, int64_t unit)
 {
     sy_context *ctx = syi_engine_context(s->e);
     const syi_column_grid *g = s->grid;
-    const int64_t n = s->n, b = end - first, rest = n - first, size = s->o->block * TILE_ROWS;
+    const int64_t n = s->n, b = end - first, rest = n - first, size = s->o->block * s->tile;
     if (s->residual) {
         float *t = matrix(s, b, rest);
         sy_status st = t ? SY_OK : SY_E_MEMORY;
@@ -191,14 +191,14 @@ static sy_status run_block(solver *s, int64_t first, int64_t end, int64_t unit)
     }
     if (g->begin_all && first % g->group == 0) SYI_TRY(g->begin_all(g->self, first, syi_min(g->group, n - first), s->w + first, n));
     const int threads = syi_omp(ctx);
-    float *memory = syi_alloc(ctx, (size_t)threads * (size_t)(4 * size + TILE_ROWS) * sizeof *memory);
+    float *memory = syi_alloc(ctx, (size_t)threads * (size_t)(4 * size + 3 * s->tile) * sizeof *memory);
     if (!memory) return SY_E_MEMORY;
-    memset(memory, 0, (size_t)threads * (size_t)(4 * size + TILE_ROWS) * sizeof *memory);
+    memset(memory, 0, (size_t)threads * (size_t)(4 * size + 3 * s->tile) * sizeof *memory);
     /* tiles of whole units of rows that the grid wants together */
-    const int64_t step = g->rows <= 1 ? TILE_ROWS : syi_max(1, TILE_ROWS / g->rows) * g->rows, tiles = syi_ceil_div(s->m, step);
+    const int64_t step = s->tile, tiles = syi_ceil_div(s->m, step);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t k = 0; k < tiles; k++) {
-        float *own = memory + omp_get_thread_num() * (4 * size + TILE_ROWS);
+        float *own = memory + omp_get_thread_num() * (4 * size + 3 * s->tile);
         const tile x = {own, own + size, own + 2 * size, own + 3 * size, own + 4 * size};
         run_tile(s, &x, first, end, unit, k * step, syi_min(step, s->m - k * step));
     }
@@ -267,7 +267,7 @@ sy_status syi_columns_solve(syi_engine *e, const syi_columns *o, const syi_colum
 {
     sy_context *ctx = syi_engine_context(e);
     solver s = {.e = e, .o = o, .grid = grid, .m = out, .n = in};
-    if (grid->rows > TILE_ROWS) return syi_fail(ctx, SY_E_BUG, "solver: tiles of %lld rows are beyond %d", (long long)grid->rows, TILE_ROWS);
+    s.tile = grid->rows <= 1 ? TILE_ROWS : syi_max(1, TILE_ROWS / grid->rows) * grid->rows;
     sy_status st = solve(&s, w0, xx, dx, value != NULL);
     *damped = s.damped;
 #pragma omp parallel for num_threads(syi_omp(ctx)) schedule(static)
