@@ -76,4 +76,9 @@ sy_status syi_gptq_solve(syi_engine *e, const syi_gptq *o, int64_t out, int64_t 
  * largest. */
 sy_status syi_order_make(sy_context *ctx, syi_order how, int64_t in, int64_t group, const double *xx, int32_t *order);
 
+/* -- quantlrm.c: importance of updates, for its test ------------------------------------------- */
+/* Least, median and largest of the positive bf16 numbers counted by their bits [32768]. */
+void syi_update_statistics(const int64_t *histogram, double *least, double *middle, double *most);
+double syi_update_importance(double x, double least, double middle, double most, double ratio);
+
 #endif
