@@ -110,6 +110,21 @@ static sy_param *param_new(sy_model *m, const char *name, sy_role role)
     return p;
 }
 
+sy_status syi_model_vector(sy_model *m, const char *name, int64_t n, sy_param **out)
+{
+    *out = syi_model_param(m, name);
+    if (*out) return SY_OK;
+    char *copy = syi_arena_strdup(m->arena, name);
+    sy_param *p = copy ? param_new(m, copy, SY_ROLE_BIAS) : NULL;
+    if (!p) return SY_E_MEMORY;
+    p->value = (sy_tensor){.dtype = vector_type(m), .rank = 1, .dim = {n}};
+    SYI_TRY(syi_model_pages(m, sy_tensor_bytes(&p->value), &p->value.data));
+    p->compute = p->value;
+    p->decay = false;
+    *out = p;
+    return SY_OK;
+}
+
 static sy_status load_vector(sy_model *m, const sy_entry *e, const char *name, sy_role role, bool train)
 {
     sy_param *p = param_new(m, name, role);

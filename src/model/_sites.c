@@ -57,10 +57,21 @@ static sy_param *norm_of(sy_graph *g, sy_model *m, const char *fmt, int block)
     return p;
 }
 
+/* A norm of a kind without a bias may have one nevertheless: what a compressor put there. */
+static sy_node *shifted(sy_graph *g, sy_model *m, const char *fmt, int block, sy_node *y)
+{
+    char name[256];
+    const int n = snprintf(name, sizeof name, fmt, block);
+    if (n < 7 || n >= (int)sizeof name || strcmp(name + n - 7, ".weight") != 0) return y;
+    memcpy(name + n - 7, ".bias", 6);
+    sy_param *b = syi_model_param(m, name);
+    return b ? syi_op_add_bias(g, y, sy_leaf(g, b)) : y;
+}
+
 sy_node *syi_model_norm_rms(sy_graph *g, sy_model *m, const char *fmt, int block, sy_node *x, double eps, int64_t heads, double plus)
 {
     sy_param *p = norm_of(g, m, fmt, block);
-    return p ? syi_op_rmsnorm_heads(g, x, sy_leaf(g, p), eps, heads, plus) : NULL;
+    return p ? shifted(g, m, fmt, block, syi_op_rmsnorm_heads(g, x, sy_leaf(g, p), eps, heads, plus)) : NULL;
 }
 
 sy_node *syi_model_norm_layer(sy_graph *g, sy_model *m, const char *module, int block, sy_node *x, double eps)

@@ -56,6 +56,9 @@ sy_status syi_model_pack(sy_model *m, syi_engine *e);
 /* By module path or NULL. */
 sy_site *syi_model_site(sy_model *m, const char *name);
 sy_param *syi_model_param(sy_model *m, const char *name);
+/* The vector of that name; made of zeros if there is none (there is room for those that an
+ * architecture's optional rows name). */
+sy_status syi_model_vector(sy_model *m, const char *name, int64_t n, sy_param **out);
 /* Makes a site's weight a trained parameter (f32 master; the run makes the gradient). */
 sy_status syi_model_train_site(sy_model *m, sy_site *site);
 /* A weight that the embedding and the head share becomes this site's own. */
