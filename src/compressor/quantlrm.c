@@ -41,7 +41,7 @@ static const sy_option options[] = {
      .help = "inputs that share a scale, a multiple of 32; -1: a whole row", .example = "64"},
     {.name = "ratio", .type = SY_OPT_FLOAT, .offset = OFFSET(ratio), .def = "10", .min = 1, .max = 1e6, .flags = SY_OPT_MIN_OPEN, .help = "importance of the smallest and largest updates over the median one", .example = "4"},
     {.name = "count-zeros", .type = SY_OPT_BOOL, .offset = OFFSET(zeros), .def = "on", .help = "updates that bf16 swallowed multiply a channel's importance", .example = "off"},
-    {.name = "grid", .type = SY_OPT_INT, .offset = OFFSET(grid), .def = "20", .min = 1, .max = 100, .alias = "n_grid", .help = "powers tried: 0, 1/N, 2/N ...", .example = "10"},
+    {.name = "grid", .type = SY_OPT_INT, .offset = OFFSET(grid), .def = "20", .min = 1, .max = 100, .alias = "n_grid", .help = "powers tried, from 0 in steps of 1/N", .example = "10"},
     {.name = "clip", .type = SY_OPT_BOOL, .offset = OFFSET(clip), .def = "on", .help = "search the range of each group on outputs (not for q and k)", .example = "off"},
     {.name = "max-shrink", .type = SY_OPT_FLOAT, .offset = OFFSET(max_shrink), .def = "0.5", .min = 0, .max = 0.95, .flags = SY_OPT_ADVANCED, .help = "how far ranges are clipped at most", .example = "0.3"},
     {.name = "clip-grid", .type = SY_OPT_INT, .offset = OFFSET(clip_grid), .def = "20", .min = 1, .max = 1000, .flags = SY_OPT_ADVANCED, .help = "steps of 1/N in the search for ranges", .example = "10"},

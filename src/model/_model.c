@@ -287,6 +287,20 @@ static sy_status load_stored(sy_model *m, const sy_arch_tensor *row, const char 
     return SY_OK;
 }
 
+static bool expected(const sy_model *m, const char *name);
+
+/* Norms of a kind without a bias have one when a compressor put it there. */
+static sy_status load_norm_bias(sy_model *m, const char *weight, int64_t n, int64_t *used)
+{
+    char *name = syi_ends(weight, ".weight") ? syi_arena_format(m->arena, "%.*s.bias", (int)strlen(weight) - 7, weight) : NULL;
+    const sy_entry *e = name ? sy_checkpoint_find(m->source->tensors, name) : NULL;
+    if (!e || expected(m, name)) return SY_OK;
+    if (e->rank != 1 || e->dim[0] != n) return syi_fail(m->ctx, SY_E_INPUT, "%s: tensor %s does not fit %s", e->file, name, weight);
+    (*used)++;
+    m->n_scalars += n;
+    return load_vector(m, e, name, SY_ROLE_BIAS, false);
+}
+
 static sy_status load_row(sy_model *m, const sy_arch_tensor *row, int block, const syi_model_options *o, int64_t *used)
 {
     char *name = block < 0 ? syi_arena_strdup(m->arena, row->name) : syi_arena_format(m->arena, row->name, block);
@@ -317,7 +331,8 @@ static sy_status load_row(sy_model *m, const sy_arch_tensor *row, int block, con
         if (o->train_all) SYI_TRY(syi_model_train_site(m, s));
         return SY_OK;
     }
-    return load_vector(m, e, name, row->role, o->train_all);
+    SYI_TRY(load_vector(m, e, name, row->role, o->train_all));
+    return row->role == SY_ROLE_NORM ? load_norm_bias(m, name, e->dim[0], used) : SY_OK;
 }
 
 /* Parameters called "<site>.bias" belong to their site. */

@@ -65,8 +65,7 @@
     {"model.embed_tokens.weight", "token_embd.weight", "vocab,hidden", SY_ROLE_EMBED, SY_TENSOR_EMBED, NULL},         \
     {"model.norm.weight", "output_norm.weight", "hidden", SY_ROLE_NORM, 0, NULL},                                     \
     {"lm_head.weight", "output.weight", "vocab,hidden", SY_ROLE_HEAD,                                                 \
-     SY_TENSOR_LINEAR | SY_TENSOR_OPTIONAL | SY_TENSOR_TIED, NULL},                                                   \
-    {"model.norm.bias", NULL, "hidden", SY_ROLE_BIAS, SY_TENSOR_OPTIONAL, NULL} /* of compressors */
+     SY_TENSOR_LINEAR | SY_TENSOR_OPTIONAL | SY_TENSOR_TIED, NULL}
 
 /* pq, pk: SY_TENSOR_PERMUTE_Q and _K where GGUF keeps rotated pairs side by side. */
 #define SYI_DECODER_ATTENTION(pq, pk)                                                                                 \
@@ -99,7 +98,6 @@
 
 #define SYI_DECODER_FEED_FORWARD                                                                                      \
     {SYI_BLOCK "post_attention_layernorm.weight", "blk.%d.ffn_norm.weight", "hidden", SY_ROLE_NORM, 0, NULL},         \
-    {SYI_BLOCK "post_attention_layernorm.bias", NULL, "hidden", SY_ROLE_BIAS, SY_TENSOR_OPTIONAL, NULL},              \
     SYI_DECODER_GATED
 #define SYI_DECODER_GATED                                                                                             \
     {SYI_BLOCK "mlp.gate_proj.weight", "blk.%d.ffn_gate.weight", "ffn,hidden", SY_ROLE_GATE, SY_TENSOR_LINEAR, NULL}, \
