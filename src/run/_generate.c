@@ -19,12 +19,20 @@ static int by_logit(const void *a, const void *b)
     return (x->id > y->id) - (x->id < y->id);
 }
 
+/* The first of the largest; NaNs never win. */
 static int32_t greedy(const float *logits, int64_t n)
 {
-    int64_t best = 0;
-    for (int64_t i = 1; i < n; i++)
-        if (logits[i] > logits[best]) best = i;
-    return (int32_t)best;
+    enum { LANES = 16 };
+    float top[LANES];
+    int64_t i = 0;
+    for (int k = 0; k < LANES; k++) top[k] = -INFINITY;
+    for (; i + LANES <= n; i += LANES)
+        for (int k = 0; k < LANES; k++) top[k] = logits[i + k] > top[k] ? logits[i + k] : top[k];
+    for (; i < n; i++) top[0] = logits[i] > top[0] ? logits[i] : top[0];
+    for (int k = 1; k < LANES; k++) top[0] = top[k] > top[0] ? top[k] : top[0];
+    for (i = 0; i < n; i++)
+        if (logits[i] == top[0]) return (int32_t)i;
+    return 0;
 }
 
 /* Temperature, then the top_k best, then the smallest set that holds top_p. */
@@ -74,7 +82,11 @@ static sy_status advance(sy_run *run, syi_kv_cache *kv, const int32_t *ids, int6
     return syi_run_head(run, h, n - 1, 1, logits);
 }
 
-typedef struct { char *text; int64_t len; } shown;
+/* What was shown: the first `len` bytes of the text of the tokens from `from` on. Only so
+ * many of them are looked at again that the next token's text comes out as it would after
+ * all of them. */
+typedef struct { int64_t from, len; } shown;
+enum { SHOWN_MOST = 64, SHOWN_LEAST = 8 };
 
 /* Hands the caller the characters that have become whole since the last token. */
 static sy_status tell(sy_run *run, const int32_t *ids, int64_t n, shown *before, sy_token_fn *fn, void *self, bool *go_on)
@@ -87,10 +99,14 @@ static sy_status tell(sy_run *run, const int32_t *ids, int64_t n, shown *before,
     }
     char *text;
     int64_t len, whole;
-    SYI_TRY(sy_detokenize(run->ctx, run->tokenizer, ids, n, true, &text, &len, &whole));
+    SYI_TRY(sy_detokenize(run->ctx, run->tokenizer, ids + before->from, n - before->from, true, &text, &len, &whole));
     int64_t fresh = syi_max(0, whole - before->len);
     *go_on = fn(self, ids[n - 1], text + whole - fresh, fresh);
     before->len = whole;
+    sy_string_free(run->ctx, text);
+    if (n - before->from < SHOWN_MOST || whole < len) return SY_OK;
+    before->from = n - SHOWN_LEAST;
+    SYI_TRY(sy_detokenize(run->ctx, run->tokenizer, ids + before->from, SHOWN_LEAST, true, &text, &len, &before->len));
     sy_string_free(run->ctx, text);
     return SY_OK;
 }

@@ -12,7 +12,7 @@ enum {
     DECODE_ROWS = 8,    /* more rows than this fill the lanes of the tiled path better */
     DECODE_KEYS = 128,  /* of a piece */
     DECODE_AHEAD = 64,  /* keys that are asked for before they are needed */
-    DECODE_ALONE = 2048 /* pieces times rows times head size below this are not worth waking threads */
+    DECODE_ALONE = 512  /* pieces times rows times head size below this are not worth waking threads */
 };
 
 /* Whether this work is done here. */

@@ -48,8 +48,8 @@ typedef struct {
     bool (*packed_in)(const syi_packed *p, int m, const float *x, void *work, syi_packed_in *in);
     void (*gemv_packed)(const syi_packed *p, int m, int64_t row, int64_t rows, const syi_packed_in *in, float *out, int64_t ldo);
     void (*unpack)(const syi_packed *p, int64_t row, float *dst);
-    /* gemm_panels.c: out[i, 0..31] = x[i,:] . half a block of 64 packed rows; k a
-     * multiple of 16, i < m <= 4. */
+    /* gemm_panels.c: out[i, 0..63] = x[i,:] . 64 packed rows; k a multiple of 16,
+     * i < m <= 4. */
     void (*gemv_panels)(int m, int64_t k, const float *x, int64_t ldx, const uint16_t *w, float *out, int64_t ldo);
     /* signs.c: tables of a patch of rows; half tiles of 16 rows [first, end) from them. */
     void (*signs_table)(const syi_signs *s, int64_t patch, int64_t across, const float *x, float *table);

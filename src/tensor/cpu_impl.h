@@ -60,7 +60,7 @@ static void gemv_bf16(int m, int64_t rows, int64_t k, const float *x, int64_t ld
 
 /* Packed: pairs of k (low, high half of a 32-bit lane) of 64 rows follow each other. */
 #define PANELS_BODY(M)                                                                                  \
-    for (int half = 0; half < 32; half += PANELS_V * VW) {                                              \
+    for (int half = 0; half < 64; half += PANELS_V * VW) {                                              \
         vf s[M][PANELS_V];                                                                              \
         for (int i = 0; i < M; i++)                                                                     \
             for (int j = 0; j < PANELS_V; j++) s[i][j] = vset(0);                                       \
@@ -76,7 +76,7 @@ static void gemv_bf16(int m, int64_t rows, int64_t k, const float *x, int64_t ld
         for (int i = 0; i < M; i++)                                                                     \
             for (int j = 0; j < PANELS_V; j++) vstore_f32(out + i * ldo + half + j * VW, s[i][j]);      \
     }
-enum { PANELS_V = 2 };
+enum { PANELS_V = 4 };
 
 static void gemv_panels(int m, int64_t k, const float *x, int64_t ldx, const bf16 *w, float *out, int64_t ldo)
 {

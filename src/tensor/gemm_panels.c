@@ -113,31 +113,17 @@ sy_status syi_embed_panels(syi_engine *e, const uint16_t *packed, int64_t vocab,
     return SY_OK;
 }
 
-/* Decoding: a part is 32 outputs, whose weights lie in order. */
-typedef struct { const syi_engine *e; int64_t m, n, k; const float *x; const uint16_t *packed; double beta; sy_dtype yt; void *y; } few_job;
+/* Decoding: a part is a piece of the columns of 64 rows, whose weights lie in order; how the
+ * columns are cut depends on the shape only, and what the pieces give is added in order. */
+typedef struct { const syi_engine *e; int64_t m, n, k, piece, pieces; const float *x; const uint16_t *packed; float *out; } few_job;
 
 static void few_part(void *self, int64_t part, int thread)
 {
     const few_job *f = self;
-    const int64_t j = part * HALF, n = f->n;
-    const syi_cpu *cpu = f->e->cpu;
-    float out[FEW][HALF];
+    const int64_t row = part / f->pieces * ROWS, piece = part % f->pieces, c = piece * f->piece;
     (void)thread;
-    cpu->gemv_panels((int)f->m, f->k, f->x, f->k, f->packed + j / ROWS * (f->k / COLS) * BLOCK + j % ROWS * 2, out[0], HALF);
-    for (int64_t i = 0; i < f->m; i++) {
-        if (f->yt == SY_F32) {
-            float *to = (float *)f->y + i * n + j;
-            for (int q = 0; q < HALF; q++) to[q] = f->beta == 0 ? out[i][q] : (float)f->beta * to[q] + out[i][q];
-        } else {
-            uint16_t *to = (uint16_t *)f->y + i * n + j;
-            float old[HALF];
-            if (f->beta != 0) {
-                cpu->from_bf16(to, old, HALF);
-                for (int q = 0; q < HALF; q++) out[i][q] += (float)f->beta * old[q];
-            }
-            cpu->to_bf16(out[i], to, HALF);
-        }
-    }
+    f->e->cpu->gemv_panels((int)f->m, syi_min(f->piece, f->k - c), f->x + c, f->k, f->packed + (row / ROWS * (f->k / COLS) + c / COLS) * BLOCK,
+                           f->out + piece * f->m * f->n + row, f->n);
 }
 
 static sy_status few(syi_engine *e, int64_t m, int64_t n, int64_t k, sy_dtype dt, const void *x, const uint16_t *packed, double beta, sy_dtype yt, void *y)
@@ -149,8 +135,25 @@ static sy_status few(syi_engine *e, int64_t m, int64_t n, int64_t k, sy_dtype dt
         SYI_TRY(syi_cast(e, dt, x, SY_F32, t, m * k));
         xf = t;
     }
-    few_job job = {e, m, n, k, xf, packed, beta, yt, y};
-    syi_share(e, n / HALF, few_part, &job);
+    /* Enough parts that threads end at about the same time. */
+    const int64_t most = n / ROWS >= 64 ? 1 : syi_max(1, k / 192), piece = syi_ceil_div(syi_ceil_div(k, most), COLS) * COLS, pieces = syi_ceil_div(k, piece);
+    float *out = syi_engine_work(e, SYI_WORK_C, pieces * m * n * (int64_t)sizeof *out);
+    if (out == NULL) return SY_E_MEMORY;
+    few_job job = {e, m, n, k, piece, pieces, xf, packed, out};
+    syi_share(e, n / ROWS * pieces, few_part, &job);
+    for (int64_t p = 1; p < pieces; p++)
+        for (int64_t i = 0; i < m * n; i++) out[i] += out[p * m * n + i];
+    if (beta == 0) return syi_cast(e, SY_F32, out, yt, y, m * n);
+    if (yt == SY_F32) {
+        for (int64_t i = 0; i < m * n; i++) ((float *)y)[i] = (float)beta * ((float *)y)[i] + out[i];
+        return SY_OK;
+    }
+    for (int64_t i = 0; i < m * n; i += HALF) {
+        float old[HALF];
+        e->cpu->from_bf16((uint16_t *)y + i, old, HALF);
+        for (int q = 0; q < HALF; q++) old[q] = (float)beta * old[q] + out[i + q];
+        e->cpu->to_bf16(old, (uint16_t *)y + i, HALF);
+    }
     return SY_OK;
 }
 

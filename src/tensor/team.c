@@ -13,6 +13,7 @@
 struct syi_team {
     _Alignas(64) atomic_uint posted; /* works handed out so far */
     _Alignas(64) atomic_int left;    /* threads that still work */
+    _Alignas(64) atomic_llong taken; /* parts that somebody has */
     _Alignas(64) int threads;
     bool end;
     syi_share_fn *fn;
@@ -27,11 +28,15 @@ static void rest(int *spins)
     if (++*spins > SPINS) (void)sched_yield();
 }
 
-/* Thread t's parts lie together, so that it reads one stretch of the weights. */
-static void own_share(const syi_team *t, int thread)
+/* Parts are taken some at a time, so that who began late or reads slowly takes fewer. */
+static void own_share(syi_team *t, int thread)
 {
-    const int64_t end = t->parts * (thread + 1) / t->threads;
-    for (int64_t i = t->parts * thread / t->threads; i < end; i++) t->fn(t->self, i, thread);
+    const int64_t parts = t->parts, some = syi_max(1, parts / (t->threads * 6));
+    for (;;) {
+        const int64_t first = atomic_fetch_add_explicit(&t->taken, some, memory_order_relaxed), end = syi_min(parts, first + some);
+        for (int64_t i = first; i < end; i++) t->fn(t->self, i, thread);
+        if (end >= parts) return;
+    }
 }
 
 static void help(syi_team *t, int thread)
@@ -86,6 +91,7 @@ void syi_share(syi_engine *e, int64_t parts, syi_share_fn *fn, void *self)
     t->fn = fn;
     t->self = self;
     t->parts = parts;
+    atomic_store_explicit(&t->taken, 0, memory_order_relaxed);
     atomic_store_explicit(&t->left, t->threads - 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&t->posted, 1, memory_order_release);
     own_share(t, 0);
