@@ -116,15 +116,21 @@ static void shape_text(char *out, size_t size, const json_t *shape)
 static void print_inspect(const json_t *report)
 {
     char buf[32], shape[128];
-    json_t *v, *summary = json_object_get(report, "summary"), *list = json_object_get(report, "groups");
+    static const char *const sections[] = { "run", "model", "adapter", "tokenizer", "provenance" };
+    json_t *v, *list = json_object_get(report, "groups");
     const char *key;
     size_t i;
     int wide = 6;
     printf("%s: %s\n", text_of(report, "path"), text_of(report, "kind"));
-    json_object_foreach(summary, key, v) {
-        char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
-        printf("  %-24s %s\n", key, json_is_string(v) ? json_string_value(v) : text ? text : "");
-        free(text);
+    for (int k = 0; k < SYI_COUNT(sections); k++) {
+        json_t *section = json_object_get(report, sections[k]);
+        if (json_object_size(section)) printf("\n%s\n", sections[k]);
+        json_object_foreach(section, key, v) {
+            char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
+            if (json_is_string(v) || !text || strlen(text) <= 200) printf("  %-24s %s\n", key, json_is_string(v) ? json_string_value(v) : text ? text : "");
+            else printf("  %-24s %.190s ...\n", key, text);
+            free(text);
+        }
     }
     json_array_foreach(list, i, v) {
         int n = (int)strlen(text_of(v, "name"));

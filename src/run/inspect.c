@@ -1,16 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The verb "inspect": what is in a model, adapter, safetensors or GGUF file. Headers
+/* The verb "inspect": what is in a model, adapter, run, safetensors or GGUF file. Headers
  * are read, weights never. Tensors that differ only in numbers inside their names (the
  * blocks of a model) form one group. */
-#include "io/io.h"
-#include "run/job.h"
-
+#include "run/inspect.h"
 
 typedef struct { char *path; bool all; } inspect_self;
 
 static const sy_option rows[] = {
     { .name = "path", .type = SY_OPT_PATH, .offset = offsetof(inspect_self, path), .flags = SY_OPT_POSITION | SY_OPT_REQUIRED,
-      .help = "model or adapter folder, .safetensors or .gguf", .example = "models/tiny" },
+      .help = "model, adapter or run folder, .safetensors or .gguf (any part of it)", .example = "models/tiny" },
     { .name = "all", .type = SY_OPT_BOOL, .offset = offsetof(inspect_self, all),
       .help = "list every tensor, not one line for the same tensor of all blocks", .example = "on" },
     { .name = NULL }
@@ -138,42 +136,54 @@ static sy_status list_tensors(sy_job *job, const sy_checkpoint *ck, bool all)
     return st;
 }
 
-/* Numbers, strings and booleans of a config; nested objects and lists as they are. */
-static void summary(sy_job *job, const json_t *config)
+/* Did a summary run out of memory? */
+static sy_status summaries(sy_context *ctx)
 {
-    json_object_set(syi_job_report(job), "summary", (json_t *)(uintptr_t)config);
+    return sy_error_code(ctx) == SY_E_MEMORY ? SY_E_MEMORY : SY_OK;
+}
+
+static void put(sy_job *job, const char *key, json_t *take)
+{
+    if (take != NULL) json_object_set_new(syi_job_report(job), key, take);
 }
 
 static void kind(sy_job *job, const char *path, const char *text)
 {
-    json_object_set_new(syi_job_report(job), "path", json_string(path));
-    json_object_set_new(syi_job_report(job), "kind", json_string(text));
+    put(job, "path", json_string(path));
+    put(job, "kind", json_string(text));
 }
 
-static sy_status inspect_adapter(sy_job *job, const inspect_self *self)
+static sy_status inspect_adapter(sy_job *job, const char *path, bool all, const char *text)
 {
+    sy_context *ctx = syi_job_context(job);
     syi_adapter_dir *a;
-    SYI_TRY(syi_adapter_open(syi_job_context(job), self->path, &a));
-    kind(job, self->path, "adapter folder (PEFT)");
-    summary(job, a->config);
-    sy_status st = list_tensors(job, a->tensors, self->all);
+    SYI_TRY(syi_adapter_open(ctx, path, &a));
+    kind(job, path, text);
+    put(job, "adapter", syi_inspect_adapter(a->config, a->tensors));
+    put(job, "config", json_incref(a->config));
+    put(job, "provenance", syi_inspect_provenance(ctx, path, a->config, a->tensors));
+    sy_status st = summaries(ctx);
+    if (st == SY_OK) st = list_tensors(job, a->tensors, all);
     syi_adapter_close(a);
     return st;
 }
 
-static sy_status inspect_model(sy_job *job, const inspect_self *self)
+static sy_status inspect_model(sy_job *job, const char *path, bool all, const char *text)
 {
+    sy_context *ctx = syi_job_context(job);
     syi_source *s;
-    SYI_TRY(syi_source_open(syi_job_context(job), self->path, false, &s));
-    kind(job, self->path, s->gguf ? "model (GGUF)" : "model (Hugging Face folder)");
-    summary(job, s->config);
-    json_t *report = syi_job_report(job);
-    json_object_set_new(report, "architecture", s->arch ? json_string(s->arch->name) : json_null());
-    const char *tokenizer = NULL;
-    int64_t tokenizer_len = 0;
-    json_object_set_new(report, "tokenizer", json_boolean(syi_source_tokenizer_text(s, &tokenizer, &tokenizer_len) == SY_OK && tokenizer != NULL));
-    json_object_set_new(report, "chat_template", json_boolean(s->chat_template != NULL));
-    sy_status st = list_tensors(job, s->tensors, self->all);
+    SYI_TRY(syi_source_open(ctx, path, false, &s));
+    kind(job, path, text ? text : s->gguf ? "model (GGUF)" : "model (Hugging Face folder)");
+    put(job, "architecture", s->arch ? json_string(s->arch->name) : json_null());
+    put(job, "model", syi_inspect_model(s));
+    sy_status st = syi_source_tokenizer(s);
+    if (st == SY_OK) {
+        put(job, "tokenizer", syi_inspect_tokenizer(ctx, s->tokenizer, s->tokenizer_config, s->chat_template));
+        put(job, "provenance", syi_inspect_provenance(ctx, path, s->config, s->tensors));
+        put(job, "config", s->config ? json_incref(s->config) : NULL);
+        st = summaries(ctx);
+        if (st == SY_OK) st = list_tensors(job, s->tensors, all);
+    }
     syi_source_close(s);
     return st;
 }
@@ -202,18 +212,55 @@ static sy_status gguf_keys(sy_job *job, const char *path, bool *model)
         else if (syi_gguf_int(g, key, &n)) v = json_integer(n);
         if (v) json_object_set_new(keys, key, v);
     }
-    json_object_set_new(syi_job_report(job), "keys", keys);
+    put(job, "keys", keys);
     syi_gguf_close(g);
     return SY_OK;
 }
 
-static sy_status inspect_file(sy_job *job, const inspect_self *self, const char *text)
+static sy_status inspect_file(sy_job *job, const char *path, bool all, const char *text, bool adapter)
 {
+    sy_context *ctx = syi_job_context(job);
     sy_checkpoint *ck;
-    SYI_TRY(sy_checkpoint_open(syi_job_context(job), self->path, &ck));
-    kind(job, self->path, text);
-    sy_status st = list_tensors(job, ck, self->all);
+    SYI_TRY(sy_checkpoint_open(ctx, path, &ck));
+    kind(job, path, text);
+    if (adapter) put(job, "adapter", syi_inspect_adapter(json_object_get(syi_job_report(job), "keys"), ck));
+    put(job, "provenance", syi_inspect_provenance(ctx, path, NULL, ck));
+    sy_status st = summaries(ctx);
+    if (st == SY_OK) st = list_tensors(job, ck, all);
     sy_checkpoint_close(ck);
+    return st;
+}
+
+/* What lies in a folder; text: what it is called (NULL: by what is in it). */
+static sy_status inspect_folder(sy_job *job, const char *path, bool all, const char *text)
+{
+    sy_context *ctx = syi_job_context(job);
+    if (syi_dir_holds(ctx, path, "adapter_config.json")) return inspect_adapter(job, path, all, text ? text : "adapter folder (PEFT)");
+    if (syi_dir_holds(ctx, path, "config.json")) return inspect_model(job, path, all, text);
+    if (syi_dir_holds(ctx, path, "state.safetensors") && !syi_dir_holds(ctx, path, "model.safetensors")) { /* a checkpoint of something else */
+        char *file = syi_join(ctx, path, "state.safetensors");
+        const sy_status st = file ? inspect_file(job, file, all, text ? text : "state of a run", false) : SY_E_MEMORY;
+        syi_free(ctx, file);
+        return st;
+    }
+    return inspect_file(job, path, all, text ? text : "folder with tensors", false);
+}
+
+/* A folder that train works in: what it has come to, and its weights or the newest ones. */
+static sy_status inspect_run(sy_job *job, const char *path, bool all)
+{
+    sy_context *ctx = syi_job_context(job);
+    json_t *about = NULL;
+    char *weights = NULL;
+    sy_status st = syi_inspect_run(ctx, path, &about, &weights);
+    const bool result = syi_dir_holds(ctx, path, "adapter_config.json") || syi_dir_holds(ctx, path, "config.json");
+    if (about) put(job, "run", about);
+    if (st == SY_OK) st = summaries(ctx);
+    if (st == SY_OK && !about) st = inspect_folder(job, path, all, NULL);
+    else if (st == SY_OK && result) st = inspect_folder(job, path, all, "run folder");
+    else if (st == SY_OK && weights) st = inspect_folder(job, weights, all, "newest checkpoint of a run folder");
+    else if (st == SY_OK) kind(job, path, "run folder without a checkpoint yet");
+    syi_free(ctx, weights);
     return st;
 }
 
@@ -221,27 +268,22 @@ static sy_status run(void *self_, sy_job *job)
 {
     inspect_self *self = self_;
     sy_context *ctx = syi_job_context(job);
-    if (!syi_exists(self->path)) return syi_fail(ctx, SY_E_INPUT, "%s does not exist; inspect wants a model or adapter folder, a .safetensors "
+    if (!syi_exists(self->path)) return syi_fail(ctx, SY_E_INPUT, "%s does not exist; inspect wants a model, adapter or run folder, a .safetensors "
                                                  "or a .gguf file", self->path);
-    if (syi_is_dir(self->path)) {
-        if (syi_dir_holds(ctx, self->path, "adapter_config.json")) return inspect_adapter(job, self);
-        if (syi_dir_holds(ctx, self->path, "config.json")) return inspect_model(job, self);
-        return inspect_file(job, self, "folder with tensors");
-    }
+    if (syi_is_dir(self->path)) return inspect_run(job, self->path, self->all);
     char magic[4] = "";
     if (syi_peek_file(self->path, magic, 4) == 4 && !memcmp(magic, "GGUF", 4)) {
         bool model;
         SYI_TRY(gguf_keys(job, self->path, &model));
-        if (model) return inspect_model(job, self);
-        json_t *keys = json_object_get(syi_job_report(job), "keys");
-        summary(job, keys);
-        return inspect_file(job, self, "adapter (LoRA GGUF)");
+        if (model) return inspect_model(job, self->path, self->all, NULL);
+        return inspect_file(job, self->path, self->all, "adapter (LoRA GGUF)", true);
     }
-    return inspect_file(job, self, "safetensors file");
+    return inspect_file(job, self->path, self->all, "safetensors file", false);
 }
 
 const sy_verb sy_verb_inspect = {
-    .name = "inspect", .title = "what is in a model, adapter or tensor file",
-    .about = "Tensors with type, shape and size, the number of parameters, and the configuration. Only headers are read.",
+    .name = "inspect", .title = "what is in a model, adapter, run or tensor file",
+    .about = "Tensors with type, shape and size; the numbers of parameters by part; summaries of model, adapter, tokenizer and run; where it "
+             "comes from. Only headers and small files are read, never weights.",
     .example = "inspect models/tiny", .options = rows, .size = sizeof(inspect_self), .run = run
 };

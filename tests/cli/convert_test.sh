@@ -34,7 +34,7 @@ run inspect $model/config.json; expect 3; one_message; has err "config.json"
 # an adapter, both ways
 mkdir "$tmp/data"; head -n 20 models/tiny/devil.jsonl >"$tmp/data/d.jsonl"
 run train --model $model --data "$tmp/data/d.jsonl" --steps 2 --batch 2 --seq 64 --rank 4 --out "$tmp/run" --quiet; expect 0
-run inspect "$tmp/run"; expect 0; has out "adapter folder (PEFT)"; has out "lora_A"
+run inspect "$tmp/run"; expect 0; has out "run folder"; has out "lora_A"
 run convert "$tmp/run" "$tmp/lora.gguf" --base $model --quiet; expect 0
 run inspect "$tmp/lora.gguf"; expect 0; has out "adapter (LoRA GGUF)"
 run convert "$tmp/lora.gguf" "$tmp/lora" --quiet; expect 0
