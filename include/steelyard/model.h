@@ -96,6 +96,9 @@ typedef struct sy_arch {
     const sy_arch_perm *perms;
     sy_arch_input input;
     sy_arch_head head;
+    /* The states of all tokens [tokens, hidden], where build gives something else (pooled
+     * rows): what embeddings are made of. NULL: build's.                                 */
+    sy_node *(*states)(sy_graph *g, sy_model *m, const sy_batch *batch);
     /* What becomes of the head's output (a soft cap); NULL: nothing. */
     sy_node *(*logits)(sy_graph *g, sy_model *m, sy_node *y);
     /* Networks that are not rows times blocks: makes their rows (names without "%d") from

@@ -71,7 +71,8 @@ sy_status syi_images_open(sy_context *ctx, const char *path, const syi_image_rul
 
 /* -- sentences.c ---------------------------------------------------------------------------------------- */
 /* JSONL, JSON or CSV records with a text (text, sentence, sentence1, question, premise) and maybe a
- * second one (text_pair, sentence2, hypothesis), and a label: one row each, o->seq tokens at most. */
+ * second one (text_pair, sentence2, hypothesis), and a label: one row each, o->seq tokens at most.
+ * classes 0: labels are not looked at. */
 sy_status syi_sentences_open(sy_context *ctx, const char *path, const json_t *labels, int64_t classes, const sy_dataset_options *o, sy_dataset **out);
 
 /* A class by its name or number; -1 with the error set. */

@@ -18,6 +18,7 @@ typedef struct {
     int64_t *begin; int64_t cap_begin;  /* [n + 1]                                         */
     int32_t *label; int64_t cap_label;
     int64_t n, seq, cut;
+    bool labels;
     slot slot[SLOTS];
 } sentences;
 
@@ -46,11 +47,11 @@ static sy_status add(sentences *m, const json_t *j, const char *where, const jso
     const json_t *text = first_of(j, texts), *label = first_of(j, names);
     char number[32];
     if (first_of(j, seconds) != NULL) return syi_fail(m->ctx, SY_E_UNSUPPORTED, "%s: pairs of texts are not classified yet; one text a record is", where);
-    if (!json_is_string(text) || (!json_is_string(label) && !json_is_integer(label)))
-        return syi_fail(m->ctx, SY_E_INPUT, "%s: a record with \"text\" and \"label\" was expected", where);
+    if (!json_is_string(text) || (classes > 0 && !json_is_string(label) && !json_is_integer(label)))
+        return syi_fail(m->ctx, SY_E_INPUT, "%s: a record with \"text\"%s was expected", where, classes > 0 ? " and \"label\"" : "");
     snprintf(number, sizeof number, "%lld", (long long)json_integer_value(label));
-    const int64_t k = syi_class_of(m->ctx, json_is_string(label) ? json_string_value(label) : number, labels, classes, where);
-    if (k < 0) return SY_E_INPUT;
+    const int64_t k = classes > 0 ? syi_class_of(m->ctx, json_is_string(label) ? json_string_value(label) : number, labels, classes, where) : -1;
+    if (k < 0 && classes > 0) return SY_E_INPUT;
     sy_token *t = NULL;
     int64_t n = 0;
     SYI_TRY(sy_tokenize(m->ctx, o->tokenizer, json_string_value(text), (int64_t)json_string_length(text), false, true, &t, &n));
@@ -122,7 +123,7 @@ static sy_status sentences_batch(void *self, int64_t row, int64_t rows, int whic
         }
     }
     *out = (sy_batch){.rows = rows, .seq = m->seq, .tokens = tokens, .ids = s->ids, .positions = s->positions, .first = s->first, .target = s->target,
-                      .sample = s->sample, .samples = rows, .trained = rows};
+                      .sample = s->sample, .samples = rows, .trained = m->labels ? rows : 0};
     return SY_OK;
 }
 
@@ -135,6 +136,7 @@ sy_status syi_sentences_open(sy_context *ctx, const char *path, const json_t *la
     sentences *m = syi_calloc(ctx, 1, sizeof *m);
     if (m == NULL) return SY_E_MEMORY;
     m->ctx = ctx;
+    m->labels = classes > 0;
     syi_mapped file;
     sy_status s = o->tokenizer != NULL ? read_all(m, path, labels, classes, o) : syi_fail(ctx, SY_E_USAGE, "a data set of texts needs a tokenizer");
     if (s == SY_OK) s = syi_map_file(ctx, path, &file);

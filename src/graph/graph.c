@@ -68,6 +68,13 @@ syi_engine *syi_graph_engine(const sy_graph *g) { return g->engine; }
 void *syi_graph_cache(const sy_graph *g) { return g->o.cache; }
 void *syi_graph_user(const sy_graph *g) { return g->o.user; }
 int64_t syi_graph_nodes(const sy_graph *g) { return g->n; }
+int32_t *syi_graph_ints(sy_graph *g, int64_t n)
+{
+    if (g->status != SY_OK) return NULL;
+    int32_t *p = syi_arena_alloc(g->arena, (size_t)syi_max(1, n) * sizeof *p);
+    if (!p) sy_graph_fail(g, SY_E_MEMORY);
+    return p;
+}
 uint64_t sy_graph_key(const sy_graph *g, const char *purpose, const char *tensor)
 {
     return syi_key(g->o.seed, purpose, tensor, g->o.step);

@@ -46,6 +46,9 @@ sy_status syi_graph_backward(sy_graph *g, sy_node *loss, double seed);
 syi_engine *syi_graph_engine(const sy_graph *g);
 void *syi_graph_cache(const sy_graph *g);
 void *syi_graph_user(const sy_graph *g);
+/* Zeroed memory that lives as long as the step, outside the heap: index arrays of builders.
+ * NULL after a failure. Not inside of a block that may be recomputed. */
+int32_t *syi_graph_ints(sy_graph *g, int64_t n);
 int64_t syi_graph_nodes(const sy_graph *g);
 /* Keeps a value until the graph is reset (an output that the caller reads). */
 void syi_node_hold(sy_node *n);

@@ -411,6 +411,14 @@ static sy_status check_rest(sy_model *m, int64_t used)
 static sy_status find_head(sy_model *m)
 {
     sy_site *embed = syi_model_role(m, -1, SY_ROLE_EMBED), *head = syi_model_role(m, -1, SY_ROLE_HEAD);
+    int64_t hidden = 0;
+    if (!head && m->arch->head == SY_HEAD_CLASS) { /* states only: embeddings */
+        syi_arch_field(m->arch, m->config, "hidden", &hidden);
+        m->embedding = embed ? embed->weight : NULL;
+        m->vocab = embed ? embed->weight->out : 0;
+        m->hidden = hidden;
+        return SY_OK;
+    }
     if (!embed && !head) return syi_fail(m->ctx, SY_E_BUG, "architecture %s has neither an embedding nor a head row", m->arch->name);
     m->embedding = embed ? embed->weight : NULL;
     int64_t tied = 0;

@@ -68,6 +68,7 @@ sy_node *syi_run_head_loss(sy_run *run, sy_graph *g, sy_node *h, const sy_batch 
 {
     sy_model *m = run->model;
     sy_site *site = syi_model_role(m, -1, SY_ROLE_HEAD);
+    if (!m->head && sy_graph_planning(g)) return syi_op_sum(g, h); /* embeddings only */
     if (site && (site->n_wraps || site->bias || m->arch->logits)) return wrapped_head(g, site, h, batch, scale, nll);
     const int64_t rows = syi_run_targets(run, batch);
     syi_head shape = {.tokens = rows, .hidden = m->hidden, .vocab = m->outputs, .target = batch->target, .weight = batch->weight, .scale = scale,
@@ -105,6 +106,12 @@ sy_node *syi_run_build_loss(sy_run *run, sy_graph *g, const sy_batch *batch, dou
 /* Rows that the head reads: tokens, or what is classified. */
 int64_t syi_run_targets(const sy_run *run, const sy_batch *b) { return run->model->arch->head == SY_HEAD_CLASS ? b->rows : b->tokens; }
 
+static sy_status check_head(const sy_run *run)
+{
+    if (run->model->head) return SY_OK;
+    return syi_fail(run->ctx, SY_E_UNSUPPORTED, "%s has no head (classifier): it gives embeddings only (eval --dump-embeddings)", run->model->source->path);
+}
+
 static sy_status check_targets(const sy_run *run, const sy_batch *batch)
 {
     for (int64_t r = 0; batch->target && r < batch->rows; r++)
@@ -130,8 +137,11 @@ static sy_status prepare(sy_run *run, const sy_batch *batch)
     return syi_model_positions(run->model, most + 1);
 }
 
+sy_status syi_run_prepare(sy_run *run, const sy_batch *batch) { return prepare(run, batch); }
+
 static sy_status forward(sy_run *run, const sy_batch *batch, bool training, double scale, sy_loss *out, float *nll)
 {
+    SYI_TRY(check_head(run));
     SYI_TRY(prepare(run, batch));
     syi_graph_options o;
     SYI_TRY(syi_run_graph_options(run, training, false, &o));
@@ -371,6 +381,7 @@ sy_status syi_run_head(sy_run *run, sy_node *h, int64_t row, int64_t n, float *l
 
 sy_status sy_run_logits(sy_run *run, const sy_batch *batch, sy_logits_sink *sink, void *self)
 {
+    SYI_TRY(check_head(run));
     SYI_TRY(prepare(run, batch));
     syi_graph_options o;
     SYI_TRY(syi_run_graph_options(run, false, false, &o));

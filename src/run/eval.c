@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The verb `eval`: loss and perplexity of a model on a data set, and, for comparing with
  * other tools, every logit. */
+#include "data/data.h"
 #include "train.h"
 
 static const char *const dtypes[] = {"f32", "bf16", NULL};
 static const char *const losses[] = {"default", "all", NULL};
 
 typedef struct {
-    char *model, *adapter, *data, *dump, *chat_template;
+    char *model, *adapter, *data, *dump, *embeddings, *chat_template;
     int64_t seq, batch, max_documents;
     int dtype, loss_on;
     bool pack;
@@ -44,6 +45,9 @@ static const sy_option rows[] = {
      .help = "built-in template (chatml, llama-3, mistral-v3, ...) or Jinja file to use instead of the model's own", .example = "chatml"},
     {.name = "dump-logits", .type = SY_OPT_PATH, .offset = OFFSET(dump), .flags = SY_OPT_ADVANCED,
      .help = "write the logits of every token: safetensors, logits f32 [tokens, vocabulary] and input_ids", .example = "{tmp}/logits.safetensors"},
+    {.name = "dump-embeddings", .type = SY_OPT_PATH, .offset = OFFSET(embeddings), .flags = SY_OPT_ADVANCED,
+     .help = "write one vector a text instead: safetensors, embeddings f32 [texts, hidden], pooled as modules.json says (else the mean)",
+     .example = "{tmp}/embeddings.safetensors"},
     {.name = NULL}
 };
 
@@ -131,9 +135,39 @@ static sy_status evaluate_with_dump(eval *e, int64_t batch_rows, syi_evaluation 
     return status;
 }
 
+/* -- embeddings -------------------------------------------------------------------------- */
+
+static sy_status embed_all(eval *e, int64_t batch_rows, const syi_pooling *how, syi_evaluation *out)
+{
+    sy_dataset_info info;
+    sy_dataset_stat(e->set, &info);
+    const int64_t hidden = e->run->model->hidden;
+    double began = syi_now();
+    sy_writer *w = NULL;
+    float *x = syi_alloc(e->ctx, (size_t)(batch_rows * hidden) * sizeof *x);
+    if (x == NULL) return SY_E_MEMORY;
+    sy_status s = sy_writer_new(e->ctx, e->embeddings, 0, &w);
+    if (s == SY_OK) s = sy_writer_declare(w, "embeddings", SY_F32, 2, (const int64_t[]){info.rows_per_epoch, hidden});
+    if (s == SY_OK) s = sy_writer_begin(w);
+    *out = (syi_evaluation){.loss = NAN, .accuracy = NAN, .tokens = info.tokens};
+    for (int64_t row = 0; s == SY_OK && row < info.rows_per_epoch; row += batch_rows) {
+        const int64_t n = syi_min(batch_rows, info.rows_per_epoch - row);
+        sy_batch batch;
+        s = sy_cancelled(e->ctx) ? syi_fail(e->ctx, SY_E_CANCELLED, "interrupted") : sy_dataset_batch(e->set, row, n, 1, &batch);
+        if (s == SY_OK) s = syi_run_embed(e->run, &batch, how, x);
+        if (s == SY_OK) s = sy_writer_put(w, "embeddings", row, n, x);
+        out->trained += n;
+    }
+    out->seconds = syi_now() - began;
+    syi_free(e->ctx, x);
+    if (s == SY_OK) return sy_writer_end(w);
+    if (w != NULL) sy_writer_abort(w);
+    return s;
+}
+
 /* -- the verb ------------------------------------------------------------------------------- */
 
-static sy_status open_all(eval *e, sy_job *job, sy_plan *plan, int64_t *batch_rows)
+static sy_status open_all(eval *e, sy_job *job, const syi_pooling *pooling, sy_plan *plan, int64_t *batch_rows)
 {
     const syi_common *common = syi_job_common(job);
     sy_run_options o;
@@ -147,6 +181,7 @@ static sy_status open_all(eval *e, sy_job *job, sy_plan *plan, int64_t *batch_ro
     SYI_TRY(sy_run_open(e->ctx, &o, &e->run));
     SYI_TRY(syi_run_seq(e->run, syi_job_given(job, "seq"), &e->seq));
     SYI_TRY(syi_run_needs_tokenizer(e->run, e->model));
+    if (e->embeddings != NULL && pooling->tokens > 0 && !syi_job_given(job, "seq")) e->seq = syi_min(e->seq, pooling->tokens);
     if (syi_run_sees(e->run)) e->seq = 1; /* an image is a row of one */
     e->run->options.row_tokens = e->seq;
     if (syi_run_classifies(e->run) && !syi_job_given(job, "batch")) e->batch = 32;
@@ -155,7 +190,8 @@ static sy_status open_all(eval *e, sy_job *job, sy_plan *plan, int64_t *batch_ro
                             .bos_id = -1, .loss_on = e->loss_on == 1 ? SY_LOSS_ALL : SY_LOSS_DEFAULT, .seq = e->seq,
                             .pack = e->pack && e->dump == NULL, .max_documents = e->max_documents};
     syi_data_options(&e->data_rows, &d);
-    SYI_TRY(syi_run_data(e->run, e->data, &d, &e->set));
+    if (e->embeddings != NULL) SYI_TRY(syi_sentences_open(e->ctx, e->data, NULL, 0, &d, &e->set));
+    else SYI_TRY(syi_run_data(e->run, e->data, &d, &e->set));
     sy_dataset_info info;
     sy_dataset_stat(e->set, &info);
     *batch_rows = syi_min(e->batch, info.rows_per_epoch);
@@ -178,7 +214,10 @@ static sy_status eval_run(void *self, sy_job *job)
     syi_evaluation r = {.loss = NAN, .seconds = NAN, .accuracy = NAN};
     bool dry = syi_job_common(job)->dry_run;
     json_t *report = syi_job_report(job);
-    SYI_TRY(open_all(e, job, &plan, &batch_rows));
+    syi_pooling pooling = {0};
+    if (e->embeddings != NULL && e->dump != NULL) return syi_fail(e->ctx, SY_E_USAGE, "--dump-logits and --dump-embeddings: one of them");
+    if (e->embeddings != NULL) SYI_TRY(syi_pooling_read(e->ctx, e->model, &pooling));
+    SYI_TRY(open_all(e, job, &pooling, &plan, &batch_rows));
     SYI_TRY(syi_receipt_model(job, e->run, e->model, dry ? NULL : hash));
     if (e->adapter != NULL) {
         const sy_use *use = sy_run_use(e->run, SY_ADAPTER);
@@ -189,7 +228,8 @@ static sy_status eval_run(void *self, sy_job *job)
     SYI_TRY(syi_receipt_plan(job, &plan));
     if (!dry) {
         SYI_TRY(sy_run_reserve(e->run, &plan));
-        if (e->dump != NULL) SYI_TRY(evaluate_with_dump(e, batch_rows, &r));
+        if (e->embeddings != NULL) SYI_TRY(embed_all(e, batch_rows, &pooling, &r));
+        else if (e->dump != NULL) SYI_TRY(evaluate_with_dump(e, batch_rows, &r));
         else SYI_TRY(syi_evaluate(e->run, e->set, batch_rows, "eval", &r));
     }
     syi_report_real(report, "loss", r.loss);
@@ -206,7 +246,9 @@ static sy_status eval_run(void *self, sy_job *job)
         syi_job_receipt(job, "wrote     %s: %s", e->dump, syi_human_bytes(size, syi_file_size(e->dump)));
     }
     char peak[32];
-    if (syi_run_classifies(e->run))
+    if (e->embeddings != NULL) syi_job_receipt(job, "wrote     %s: %lld vectors of %lld numbers in %.2f s", e->embeddings, (long long)r.trained,
+                                               (long long)e->run->model->hidden, r.seconds);
+    else if (syi_run_classifies(e->run))
         syi_job_receipt(job, "done      accuracy %.2f %%, loss %.5f over %lld rows; %.0f rows/s, peak memory %s", 100 * r.accuracy, r.loss, (long long)r.trained,
                         (double)r.trained / syi_positive(r.seconds), syi_human_bytes(peak, syi_rss_peak()));
     else syi_job_receipt(job, "done      loss %.5f, perplexity %.4f over %lld predicted tokens; %.0f tokens/s, peak memory %s", r.loss,

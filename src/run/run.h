@@ -63,6 +63,8 @@ sy_status syi_run_graph_options(const sy_run *run, bool training, bool planning,
 /* Loss of hidden states h through the head and whatever is around it. */
 sy_node *syi_run_head_loss(sy_run *run, sy_graph *g, sy_node *h, const sy_batch *batch, double scale, float *nll);
 sy_node *syi_run_build_loss(sy_run *run, sy_graph *g, const sy_batch *batch, double scale, float *nll);
+/* Checks a batch against the model; makes what its positions need. */
+sy_status syi_run_prepare(sy_run *run, const sy_batch *batch);
 /* Rows that the head reads: the batch's tokens, or the rows that are classified. */
 int64_t syi_run_targets(const sy_run *run, const sy_batch *batch);
 sy_node *syi_run_logits_node(sy_run *run, sy_graph *g, sy_node *h);
