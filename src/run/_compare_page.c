@@ -12,9 +12,9 @@
 static const char style[] =
     ":root{color-scheme:light dark;--bg:#fff;--card:#f6f7f9;--ink:#1b1f24;--soft:#5b6470;--line:#d5dae1;--rest:#b9c1cc;--mark:#0b63c5;--band:#0b63c533}"
     "@media(prefers-color-scheme:dark){:root{--bg:#14171b;--card:#1d2127;--ink:#e6e9ed;--soft:#a0a9b5;--line:#363d47;--rest:#566070;--mark:#6cb2ff;--band:#6cb2ff40}}"
-    "body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.5 system-ui,sans-serif}main{max-width:1180px;margin:auto;padding:1.2rem}"
+    "body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.5 system-ui,sans-serif}main{max-width:1280px;margin:auto;padding:1.2rem}"
     "h1{font-size:1.5rem;margin:.2rem 0}h2{font-size:1.15rem;margin:1.8rem 0 .5rem}p.sub,.note{color:var(--soft);margin:.2rem 0 .8rem}li{margin:.25rem 0}"
-    ".scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem}th,td{padding:.35rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}"
+    ".scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem}th,td{padding:.35rem .5rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}"
     "th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:var(--bg)}th button{all:unset;cursor:pointer;font-weight:600}th button:focus-visible{outline:2px solid var(--mark)}"
     "td.best{font-weight:700}td small{color:var(--soft)}.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(250px,1fr));gap:.8rem}"
     ".wide{display:grid;grid-template-columns:repeat(auto-fit,minmax(320px,1fr));gap:.8rem}figure{margin:0;background:var(--card);border-radius:8px;padding:.5rem}figcaption{font-size:.9rem;font-weight:600}"
@@ -214,6 +214,7 @@ static void axes(syi_text *t, const frame *f, const char *x_label, const char *y
     for (int i = 0; i < n; i++)
         syi_text_printf(t, "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.4g</text><path class=\"axis\" d=\"M%d %.1fh-4\"/>", f->left - 6, py(f, at[i]) + 4, at[i], f->left, py(f, at[i]));
     n = syi_chart_ticks(f->x0, f->x1, f->log_x, 4, at, 16);
+    if (n < 2) n = syi_chart_ticks(f->x0, f->x1, false, 3, at, 16); /* less than a decade */
     for (int i = 0; i < n; i++) {
         show(buf, at[i], xf);
         syi_text_printf(t, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%s</text><path class=\"axis\" d=\"M%.1f %dv4\"/>", px(f, at[i]), f->height - f->bottom + 16, buf, px(f, at[i]), f->height - f->bottom);
@@ -346,7 +347,8 @@ static void table(syi_text *t, const json_t *methods)
         for (int k = 0; k < SYI_COUNT(columns); k++) {
             if (!extreme(methods, columns[k].key, 1)) continue;
             const double v = mean_of(m, columns[k].key), sd = sd_of(m, columns[k].key);
-            const bool best = columns[k].better && extreme(methods, columns[k].key, columns[k].better) == m;
+            const bool differ = mean_of(extreme(methods, columns[k].key, 1), columns[k].key) != mean_of(extreme(methods, columns[k].key, -1), columns[k].key);
+            const bool best = columns[k].better && differ && extreme(methods, columns[k].key, columns[k].better) == m;
             show(buf, v, columns[k].form);
             if (isfinite(v)) syi_text_printf(t, "<td%s data-v=\"%.9g\">%s", best ? " class=\"best\"" : "", v, buf);
             else syi_text_puts(t, "<td data-v=\"\">–");

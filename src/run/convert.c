@@ -10,6 +10,8 @@ static const int dtype_of[] = { -1, SY_F32, SY_F16, SY_BF16, SY_Q4_0, SY_Q4_1, S
 
 typedef struct { char *in, *out, *base; int dtype; int64_t shard, split; } convert_self;
 
+static const char *const forms[] = { "auto", "lora", NULL };
+
 static const sy_option rows[] = {
     { .name = "in", .type = SY_OPT_PATH, .offset = offsetof(convert_self, in), .flags = SY_OPT_POSITION | SY_OPT_REQUIRED,
       .help = "Hugging Face folder, GGUF model, adapter folder, LoRA GGUF, or a config.json", .example = "models/tiny" },
@@ -19,6 +21,12 @@ static const sy_option rows[] = {
       .help = "type of the matrices (q...: GGUF only); auto: as they are, a GGUF's coded ones in a folder as f32", .example = "bf16" },
     { .name = "base", .type = SY_OPT_PATH, .offset = offsetof(convert_self, base), .alias = "base-model",
       .help = "the model that an adapter belongs to; without it: the one that its config names", .example = "models/tiny" },
+    { .name = "to", .type = SY_OPT_ENUM, .offset = offsetof(convert_self, to), .def = "auto", .choices = forms,
+      .help = "what OUT is to be; lora: any adapter that is a change of weights as a plain LoRA folder", .example = "lora" },
+    { .name = "rank", .type = SY_OPT_INT, .offset = offsetof(convert_self, rank), .def = "0", .min = 0, .max = 65536, .alias = "r",
+      .help = "with --to lora: at most this rank (0: what is exact, or --energy)", .example = "8" },
+    { .name = "energy", .type = SY_OPT_FLOAT, .offset = offsetof(convert_self, energy), .def = "0", .min = 0, .max = 1,
+      .help = "with --to lora: the least rank that keeps this share of each update's squared norm", .example = "0.95" },
     { .name = "shard-size", .type = SY_OPT_SIZE, .offset = offsetof(convert_self, shard), .def = "5G", .alias = "max_shard_size",
       .help = "largest safetensors file before the model is split; 0: one file", .example = "2G" },
     { .name = "split-max-size", .type = SY_OPT_SIZE, .offset = offsetof(convert_self, split), .def = "0",
@@ -162,6 +170,31 @@ static sy_status adapter_to_gguf(sy_job *job, const convert_self *self)
     return st;
 }
 
+static sy_status adapter_to_lora(sy_job *job, const convert_self *self)
+{
+    sy_context *ctx = syi_job_context(job);
+    const char *base;
+    SYI_TRY(base_of(job, self, &base));
+    sy_run_options options;
+    sy_run_options_init(&options);
+    options.model = base;
+    options.adapter = self->in;
+    options.dtype = SY_F32;
+    options.seed = (uint64_t)syi_job_common(job)->seed;
+    sy_run *run;
+    SYI_TRY(sy_run_open(ctx, &options, &run));
+    syi_as_lora r = { .rank = self->rank, .energy = self->energy };
+    sy_status st = syi_run_adapter_to_lora(run, syi_job_common(job)->dry_run ? NULL : self->out, &r);
+    if (st == SY_OK) {
+        report_sizes(job, "adapter folder", "LoRA folder", r.tensors, r.bytes, self->out);
+        json_object_set_new(syi_job_report(job), "largest_rank", json_integer((json_int_t)r.largest));
+        json_object_set_new(syi_job_report(job), "kept_energy", json_real(r.kept));
+        syi_job_receipt(job, "kept %.4f %% of the updates' squared norm with ranks up to %lld", 100 * r.kept, (long long)r.largest);
+    }
+    sy_run_close(run);
+    return st;
+}
+
 static sy_status adapter_from_gguf(sy_job *job, const convert_self *self)
 {
     sy_context *ctx = syi_job_context(job);
@@ -248,8 +281,12 @@ static sy_status run(void *self_, sy_job *job)
     if (from == ADAPTER_GGUF && to_gguf)
         return syi_fail(ctx, SY_E_USAGE, "%s is a LoRA GGUF already; give a folder as OUT", self->in);
     if (from == ADAPTER_GGUF) return adapter_from_gguf(job, self);
+    if (self->to == 1 && (from != ADAPTER_FOLDER || to_gguf))
+        return syi_fail(ctx, SY_E_USAGE, "--to lora makes a LoRA folder of an adapter folder; %s is not an adapter folder, or OUT ends in .gguf", self->in);
+    if (self->to != 1 && (self->rank || self->energy > 0)) return syi_fail(ctx, SY_E_USAGE, "--rank and --energy are for --to lora");
+    if (self->to == 1) return adapter_to_lora(job, self);
     if (from == ADAPTER_FOLDER && !to_gguf)
-        return syi_fail(ctx, SY_E_USAGE, "%s is an adapter folder already; give OUT a name that ends in .gguf", self->in);
+        return syi_fail(ctx, SY_E_USAGE, "%s is an adapter folder already; give OUT a name that ends in .gguf, or --to lora", self->in);
     if (from == ADAPTER_FOLDER) return adapter_to_gguf(job, self);
     return convert_model(job, self, to_gguf);
 }

@@ -92,6 +92,12 @@ sy_status syi_run_adapter_save(sy_run *run, syi_active *a, const char *dir);
 /* The adapter as a LoRA GGUF (F32, F16 or BF16); SY_E_UNSUPPORTED with the reason when it
  * is no plain LoRA. Without a file only what it would hold. */
 sy_status syi_run_adapter_to_gguf(sy_run *run, const char *file, sy_dtype dtype, int64_t *tensors, int64_t *bytes);
+/* _as_lora.c: any adapter that is a linear change of weights as a plain LoRA folder: exactly where it
+ * is one and `rank` and `energy` are 0, otherwise by the leading singular directions of the
+ * update. rank: at most (0: any); energy: the least rank that keeps this share of its squared
+ * norm. dir NULL: only what it would be. */
+typedef struct { int64_t rank; double energy; int64_t tensors, bytes, largest; double kept; } syi_as_lora;
+sy_status syi_run_adapter_to_lora(sy_run *run, const char *dir, syi_as_lora *how);
 /* The name of a slot's, trained bias' or saved module's tensor in PEFT's file. */
 const char *syi_adapter_tensor_name(sy_run *run, const sy_param *p);
 /* _fold.c: the weight of a site with its adapters folded in. w: f32, as the weight is
