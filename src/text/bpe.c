@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Byte-pair encoding. A piece begins as its characters (or bytes); the adjacent
  * pair with the lowest rank, leftmost first, is merged until none is left. Short
- * pieces do that by scanning, long ones with a heap: n log n at worst. */
+ * pieces do that by scanning, long ones rank by rank. */
 #include "text.h"
+
+#include <stdlib.h>
 
 /* U+2581, which stands for a space before a word */
 #define MARK "\xE2\x96\x81"
@@ -12,6 +14,7 @@ typedef struct { uint64_t key; int32_t rank, id; } merge;
 typedef struct {
     merge *merge;           /* open addressing                                       */
     uint64_t mask;
+    int64_t ranks;
     syi_map *raw;           /* ignore_merges of a byte-level model: bytes -> id       */
     int32_t byte[256];      /* id of each byte alone; byte-level models               */
     int32_t fallback[256];  /* id of <0xNN>, or -1                                    */
@@ -111,6 +114,7 @@ static sy_status parse_merges(syi_load *l, bpe *m, const json_t *merges)
         st = add_merge(l, m, i, rank++, j, &whole);
     }
     syi_text_free(&whole);
+    m->ranks = rank;
     return st;
 }
 
@@ -258,58 +262,138 @@ static int merge_short(const bpe *m, int32_t *id, int32_t *len, int n)
     return n;
 }
 
-static void sift_down(syi_candidate *h, int64_t n, int64_t i)
+/* -- long words ------------------------------------------------------------------- */
+
+static void heap_push(syi_queue *q, int32_t rank)
 {
-    syi_candidate x = h[i];
-    for (int64_t c; (c = 2 * i + 1) < n; i = c) {
-        if (c + 1 < n && h[c + 1].order < h[c].order) c++;
-        if (x.order <= h[c].order) break;
-        h[i] = h[c];
-    }
-    h[i] = x;
+    int64_t i = q->n_heap++;
+    for (; i > 0 && q->heap[(i - 1) / 2] > rank; i = (i - 1) / 2) q->heap[i] = q->heap[(i - 1) / 2];
+    q->heap[i] = rank;
 }
 
-static sy_status offer(syi_encoder *e, const bpe *m, int64_t *n, int32_t at)
+static void heap_pop(syi_queue *q)
+{
+    int32_t x = q->heap[--q->n_heap];
+    int64_t i = 0;
+    for (int64_t c; (c = 2 * i + 1) < q->n_heap; i = c) {
+        if (c + 1 < q->n_heap && q->heap[c + 1] < q->heap[c]) c++;
+        if (x <= q->heap[c]) break;
+        q->heap[i] = q->heap[c];
+    }
+    q->heap[i] = x;
+}
+
+static sy_status queue_add(syi_encoder *e, int32_t rank, int32_t at)
+{
+    syi_queue *q = &e->queue;
+    if (q->n == q->cap) {
+        void *p = q->pool;
+        sy_status st = syi_grow(e->ctx, &p, &q->cap, q->n + 1, sizeof *q->pool, INT32_MAX);
+        q->pool = p;
+        if (st != SY_OK) return st;
+    }
+    q->pool[q->n++] = (syi_candidate){at, 0};
+    if (q->head[rank] != 0) {
+        q->pool[q->tail[rank] - 1].next = (int32_t)q->n;
+    } else {
+        void *p = q->heap;
+        sy_status st = syi_grow(e->ctx, &p, &q->cap_heap, q->n_heap + 1, sizeof *q->heap, INT32_MAX);
+        q->heap = p;
+        if (st != SY_OK) return st;
+        heap_push(q, rank);
+        q->head[rank] = (int32_t)q->n;
+    }
+    q->tail[rank] = (int32_t)q->n;
+    return SY_OK;
+}
+
+static sy_status offer(syi_encoder *e, const bpe *m, int32_t at)
 {
     const syi_symbol *s = e->symbol;
     if (s[at].next < 0) return SY_OK;
     const merge *x = merge_of(m, s[at].id, s[s[at].next].id);
-    if (x == NULL) return SY_OK;
-    void *p = e->heap;
-    sy_status st = syi_grow(e->ctx, &p, &e->cap_heap, *n + 1, sizeof *e->heap, INT32_MAX);
-    e->heap = p;
-    if (st != SY_OK) return st;
-    int64_t i = (*n)++;
-    uint64_t order = (uint64_t)(uint32_t)x->rank << 32 | (uint32_t)at;
-    for (; i > 0 && e->heap[(i - 1) / 2].order > order; i = (i - 1) / 2) e->heap[i] = e->heap[(i - 1) / 2];
-    e->heap[i] = (syi_candidate){order, x->id, at};
+    return x != NULL ? queue_add(e, x->rank, at) : SY_OK;
+}
+
+static int ascending(const void *a, const void *b)
+{
+    const int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Takes all candidates of the lowest rank, in the order of their places. */
+static sy_status take_turn(syi_encoder *e, int32_t *rank, int64_t *n)
+{
+    syi_queue *q = &e->queue;
+    bool sorted = true;
+    *rank = q->heap[0];
+    *n = 0;
+    heap_pop(q);
+    for (int32_t i = q->head[*rank]; i != 0; i = q->pool[i - 1].next) {
+        if (*n == q->cap_turn) {
+            void *p = q->turn;
+            sy_status st = syi_grow(e->ctx, &p, &q->cap_turn, *n + 1, sizeof *q->turn, INT32_MAX);
+            q->turn = p;
+            if (st != SY_OK) return st;
+        }
+        q->turn[(*n)++] = q->pool[i - 1].at;
+        sorted &= *n < 2 || q->turn[*n - 2] <= q->turn[*n - 1];
+    }
+    q->head[*rank] = 0;
+    if (!sorted) qsort(q->turn, (size_t)*n, sizeof *q->turn, ascending);
     return SY_OK;
 }
 
 /* On e->symbol[0..n), linked; merged ones have length 0 after. */
-static sy_status merge_long(syi_encoder *e, const bpe *m, int64_t count)
+static sy_status merge_all(syi_encoder *e, const bpe *m, int64_t count)
 {
-    int64_t n = 0;
+    syi_queue *q = &e->queue;
     syi_symbol *s = e->symbol;
-    for (int64_t i = 0; i + 1 < count; i++) SYI_TRY(offer(e, m, &n, (int32_t)i));
-    while (n > 0) {
-        syi_candidate top = e->heap[0];
-        e->heap[0] = e->heap[--n];
-        if (n > 0) sift_down(e->heap, n, 0);
-        syi_symbol *a = &s[top.at];
-        if (a->len == 0 || a->next < 0) continue;
-        syi_symbol *b = &s[a->next];
-        const merge *x = merge_of(m, a->id, b->id);
-        if (x == NULL || x->id != top.id) continue; /* made from what is no longer there */
-        a->id = top.id;
-        a->len += b->len;
-        b->len = 0;
-        a->next = b->next;
-        if (a->next >= 0) s[a->next].prev = top.at;
-        if (a->prev >= 0) SYI_TRY(offer(e, m, &n, a->prev));
-        SYI_TRY(offer(e, m, &n, top.at));
+    for (int64_t i = 0; i + 1 < count; i++) SYI_TRY(offer(e, m, (int32_t)i));
+    while (q->n_heap > 0) {
+        int32_t rank;
+        int64_t n;
+        SYI_TRY(take_turn(e, &rank, &n));
+        for (int64_t i = 0; i < n; i++) {
+            syi_symbol *a = &s[q->turn[i]];
+            if (a->len == 0 || a->next < 0) continue;
+            syi_symbol *b = &s[a->next];
+            const merge *x = merge_of(m, a->id, b->id);
+            if (x == NULL || x->rank != rank) continue; /* its parts are no longer there */
+            a->id = x->id;
+            a->len += b->len;
+            b->len = 0;
+            a->next = b->next;
+            if (a->next >= 0) s[a->next].prev = q->turn[i];
+            if (a->prev >= 0) SYI_TRY(offer(e, m, a->prev));
+            SYI_TRY(offer(e, m, q->turn[i]));
+            /* Something new comes before the rest: they wait together. */
+            if (q->n_heap > 0 && q->heap[0] <= rank) {
+                for (i++; i < n; i++) SYI_TRY(queue_add(e, rank, q->turn[i]));
+            }
+        }
     }
     return SY_OK;
+}
+
+static sy_status merge_long(syi_encoder *e, const bpe *m, int64_t count)
+{
+    syi_queue *q = &e->queue;
+    if (q->ranks == 0) {
+        q->head = syi_calloc(e->ctx, (size_t)m->ranks + 1, sizeof *q->head);
+        q->tail = syi_calloc(e->ctx, (size_t)m->ranks + 1, sizeof *q->tail);
+        if (q->head == NULL || q->tail == NULL) {
+            syi_free(e->ctx, q->head);
+            syi_free(e->ctx, q->tail);
+            q->head = q->tail = NULL;
+            return SY_E_MEMORY;
+        }
+        q->ranks = m->ranks + 1;
+    }
+    q->n = q->n_heap = 0;
+    sy_status st = merge_all(e, m, count);
+    if (st != SY_OK) memset(q->head, 0, (size_t)q->ranks * sizeof *q->head); /* left in the middle */
+    return st;
 }
 
 static sy_status symbols(syi_encoder *e, int64_t n)

@@ -107,7 +107,11 @@ void syi_encoder_free(syi_encoder *e)
     syi_free(ctx, e->made);
     syi_free(ctx, e->work);
     syi_free(ctx, e->symbol);
-    syi_free(ctx, e->heap);
+    syi_free(ctx, e->queue.pool);
+    syi_free(ctx, e->queue.head);
+    syi_free(ctx, e->queue.tail);
+    syi_free(ctx, e->queue.heap);
+    syi_free(ctx, e->queue.turn);
     syi_free(ctx, e);
 }
 

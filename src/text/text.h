@@ -239,7 +239,18 @@ sy_status syi_tokenizer_from_json(sy_context *ctx, const json_t *j, const char *
 enum { SYI_CACHE_KEY = 22, SYI_CACHE_IDS = 8 };
 typedef struct { uint8_t len, n, size[SYI_CACHE_IDS], key[SYI_CACHE_KEY]; int32_t id[SYI_CACHE_IDS]; } syi_cached; /* one cache line */
 typedef struct { int32_t id, len, prev, next; } syi_symbol;
-typedef struct { uint64_t order; int32_t id; int32_t at; } syi_candidate; /* order: rank, then position */
+/* Candidates for merging in a long word, by rank: lists in one pool, and a heap of the
+ * ranks that have any. Few ranks with many candidates each (a run of one letter) cost
+ * no more than many with few. */
+typedef struct { int32_t at, next; } syi_candidate;
+typedef struct {
+    syi_candidate *pool;
+    int64_t n, cap;
+    int32_t *head, *tail;   /* [ranks] index in the pool + 1, 0: empty                */
+    int64_t ranks;
+    int32_t *heap, *turn;   /* ranks; the candidates of the rank whose turn it is     */
+    int64_t n_heap, cap_heap, cap_turn;
+} syi_queue;
 typedef struct { int32_t id, begin, end; } syi_made; /* bytes of the piece */
 
 struct syi_encoder {
@@ -267,8 +278,7 @@ struct syi_encoder {
     int64_t cap_work;
     syi_symbol *symbol;
     int64_t cap_symbol;
-    syi_candidate *heap;
-    int64_t cap_heap;
+    syi_queue queue;
 };
 sy_status syi_encoder_new(sy_context *ctx, const sy_tokenizer *t, syi_encoder **out);
 void syi_encoder_free(syi_encoder *e);
