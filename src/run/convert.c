@@ -8,7 +8,7 @@ enum { AS_IT_IS };
 static const char *const dtype_choices[] = { "auto", "f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q6_k", NULL };
 static const int dtype_of[] = { -1, SY_F32, SY_F16, SY_BF16, SY_Q4_0, SY_Q4_1, SY_Q5_0, SY_Q5_1, SY_Q8_0, SY_Q4_K, SY_Q6_K };
 
-typedef struct { char *in, *out, *base; int dtype; int64_t shard, split; } convert_self;
+typedef struct { char *in, *out, *base; int dtype, to; int64_t shard, split, rank; double energy; } convert_self;
 
 static const char *const forms[] = { "auto", "lora", NULL };
 
