@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The verb "lora": arithmetic on LoRA adapters without their base model. Merging several
+/* The verb "adapters": arithmetic on LoRA adapters without their base model. Merging several
  * (by factors, by concatenation, or by their products and a truncated SVD, with TIES' or
  * DARE's thinning in between), extracting one from two checkpoints, changing a rank. */
 #include "run/job.h"
@@ -293,7 +293,7 @@ static sy_status merge(work_ *w, uint64_t seed)
 {
     double weight[64];
     const sy_list *list = &w->o->adapters;
-    if (list->n < 1 || list->n > 64) return syi_fail(w->ctx, SY_E_USAGE, "lora merge: 1 to 64 adapter folders are needed, found %d", list->n);
+    if (list->n < 1 || list->n > 64) return syi_fail(w->ctx, SY_E_USAGE, "adapters merge: 1 to 64 adapter folders are needed, found %d", list->n);
     if (w->o->weights.n && w->o->weights.n != list->n) return syi_fail(w->ctx, SY_E_USAGE, "--weights: %d factors for %d adapters", w->o->weights.n, list->n);
     if (w->o->combine >= SVD && !w->o->rank && w->o->energy == 0) return syi_fail(w->ctx, SY_E_USAGE, "--combine %s needs --rank or --energy", combinations[w->o->combine]);
     int most = 0;
@@ -320,8 +320,8 @@ static sy_status merge(work_ *w, uint64_t seed)
 
 static sy_status resize(work_ *w)
 {
-    if (w->o->adapters.n != 1) return syi_fail(w->ctx, SY_E_USAGE, "lora resize: one adapter folder is needed, found %d", w->o->adapters.n);
-    if (!w->o->rank && w->o->energy == 0) return syi_fail(w->ctx, SY_E_USAGE, "lora resize: give --rank or --energy");
+    if (w->o->adapters.n != 1) return syi_fail(w->ctx, SY_E_USAGE, "adapters resize: one adapter folder is needed, found %d", w->o->adapters.n);
+    if (!w->o->rank && w->o->energy == 0) return syi_fail(w->ctx, SY_E_USAGE, "adapters resize: give --rank or --energy");
     SYI_TRY(read_adapter(w, w->o->adapters.item[0], &w->from[0]));
     w->result = syi_arena_alloc(w->arena, (size_t)w->from[0].n * sizeof *w->result);
     if (!w->result) return SY_E_MEMORY;
@@ -381,8 +381,8 @@ static sy_status extract(work_ *w, sy_job *job)
 {
     syi_source *model = NULL, *base = NULL;
     int64_t others = 0;
-    if (!w->o->model || !w->o->base) return syi_fail(w->ctx, SY_E_USAGE, "lora extract: give --model and --base");
-    if (!w->o->rank && w->o->energy == 0) return syi_fail(w->ctx, SY_E_USAGE, "lora extract: give --rank or --energy");
+    if (!w->o->model || !w->o->base) return syi_fail(w->ctx, SY_E_USAGE, "adapters extract: give --model and --base");
+    if (!w->o->rank && w->o->energy == 0) return syi_fail(w->ctx, SY_E_USAGE, "adapters extract: give --rank or --energy");
     sy_status st = syi_source_open(w->ctx, w->o->model, true, &model);
     if (st == SY_OK) st = syi_source_open(w->ctx, w->o->base, true, &base);
     const int64_t n = st == SY_OK ? sy_checkpoint_count(base->tensors) : 0;
@@ -489,7 +489,7 @@ static sy_status write(work_ *w, sy_job *job)
     syi_dir dir = { 0 };
     if (st == SY_OK && !syi_job_common(job)->dry_run) {
         st = syi_dir_begin(w->ctx, w->o->out, false, &dir);
-        if (st == SY_OK) st = syi_adapter_write(w->ctx, dir.work, config, "LoRA adapter made by `steelyard lora`.\n", t, 2 * w->n);
+        if (st == SY_OK) st = syi_adapter_write(w->ctx, dir.work, config, "LoRA adapter made by `steelyard adapters`.\n", t, 2 * w->n);
         if (st == SY_OK) st = syi_dir_commit(&dir);
         syi_dir_abort(&dir);
     }
@@ -514,7 +514,7 @@ static sy_status work(void *self, sy_job *job)
     w->ctx = syi_job_context(job);
     w->o = o;
     sy_status st = syi_arena_new(w->ctx, 1 << 20, &w->arena);
-    if (st == SY_OK && !o->out && !syi_job_common(job)->dry_run) st = syi_fail(w->ctx, SY_E_USAGE, "lora: --out is missing: the adapter folder to write");
+    if (st == SY_OK && !o->out && !syi_job_common(job)->dry_run) st = syi_fail(w->ctx, SY_E_USAGE, "adapters: --out is missing: the adapter folder to write");
     if (st == SY_OK) st = o->action == MERGE ? merge(w, (uint64_t)syi_job_common(job)->seed) : o->action == RESIZE ? resize(w) : extract(w, job);
     if (st == SY_OK) st = write(w, job);
     for (int i = 0; i < SYI_COUNT(w->from); i++) syi_adapter_close(w->from[i].dir);
@@ -523,11 +523,11 @@ static sy_status work(void *self, sy_job *job)
     return st;
 }
 
-const sy_verb sy_verb_lora = {
-    .name = "lora", .title = "merges, extracts and resizes LoRA adapters",
+const sy_verb sy_verb_adapters = {
+    .name = "adapters", .title = "merges, extracts and resizes LoRA adapters",
     .about = "merge adds adapters up without their base model: exactly, with their ranks added (cat); by mixing factors (linear); or by the leading singular vectors of their sum "
              "(svd), of TIES' elected sum (ties) or of randomly thinned ones (dare). extract makes a LoRA of the difference of two checkpoints, at a rank (by a randomised SVD) or "
              "at a share of its energy. resize changes the rank of one. The results are PEFT folders with alpha = r.",
-    .example = "lora merge models/tiny/devil-lora --weights 0.5 --out {tmp}/half-lora",
+    .example = "adapters merge models/tiny/devil-lora --weights 0.5 --out {tmp}/half-lora",
     .options = rows, .size = sizeof(lora_self), .flags = SY_VERB_NO_MODEL, .run = work,
 };

@@ -51,7 +51,7 @@ static sy_status lora(merging *m, const char *action, const char *adapters, cons
         snprintf(one, sizeof one, "%.*s", (int)strcspn(p, ","), p);
         snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", *list ? "," : "", scratch_path(m->dir, one));
     }
-    assert_int_equal(sy_job_new(m->ctx, "lora", &job), SY_OK);
+    assert_int_equal(sy_job_new(m->ctx, "adapters", &job), SY_OK);
     assert_int_equal(sy_job_set(job, "action", action), SY_OK);
     if (*list) assert_int_equal(sy_job_set(job, "adapters", list), SY_OK);
     assert_int_equal(sy_job_set(job, "out", scratch_path(m->dir, out)), SY_OK);
