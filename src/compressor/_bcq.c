@@ -54,7 +54,7 @@ static void least_squares(int bits, const double *count, const double *sum, doub
             a[i][bits] += si * sum[p];
             for (int j = 0; j < bits; j++) a[i][j] += si * (p >> j & 1 ? 1 : -1) * count[p];
         }
-    for (int i = 0; i < bits; i++) a[i][i] += 1e-6 * n;
+    for (int i = 0; i < bits; i++) a[i][i] += 1e-9 * n; /* signs that never differ do not stop it; small enough to vanish in f32 */
     for (int i = 0; i < bits; i++) /* positive definite: no pivots */
         for (int r = i + 1; r < bits; r++) {
             const double f = a[r][i] / a[i][i];
