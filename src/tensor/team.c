@@ -28,10 +28,11 @@ static void rest(int *spins)
     if (++*spins > SPINS) (void)sched_yield();
 }
 
-/* Parts are taken some at a time, so that who began late or reads slowly takes fewer. */
+/* Parts are taken some at a time, so that who began late or reads slowly takes fewer; but
+ * not too few, since memory is fast only to who reads on where he was. */
 static void own_share(syi_team *t, int thread)
 {
-    const int64_t parts = t->parts, some = syi_max(1, parts / (t->threads * 6));
+    const int64_t parts = t->parts, some = syi_max(parts / (t->threads * 8), syi_min(syi_ceil_div(parts, t->threads), 24));
     for (;;) {
         const int64_t first = atomic_fetch_add_explicit(&t->taken, some, memory_order_relaxed), end = syi_min(parts, first + some);
         for (int64_t i = first; i < end; i++) t->fn(t->self, i, thread);
