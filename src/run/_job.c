@@ -298,12 +298,15 @@ static sy_status belongs_elsewhere(sy_job *job)
         for (int t = 0; t < job->n_tables && !known; t++) known = syi_row_find(job->tables[t].rows, s->key) != NULL;
         if (known) continue;
         const sy_option *row;
+        char owners[512] = ""; /* cut where a great many methods have it */
+        size_t used = 0;
         for (int k = 0; (row = syi_verb_names(job->verb, k, &kind)); k++)
-            for (const sy_method *const *m = sy_methods(); *m; m++)
+            for (const sy_method *const *m = sy_methods(); *m && used < sizeof owners; m++)
                 if (fits(*m, kind) && syi_row_find((*m)->options, s->key))
-                    return syi_fail(job->ctx, SY_E_USAGE, "%s: \"%s\" is an option of the %s \"%s\", which is not in use here; "
-                                    "add --%s %s or leave it out", s->where, s->key, sy_kind_name((*m)->kind), (*m)->name,
-                                    row->name, (*m)->name);
+                    used += (size_t)snprintf(owners + used, sizeof owners - used, "%s--%s %s", used ? ", " : "", row->name, (*m)->name);
+        if (used)
+            return syi_fail(job->ctx, SY_E_USAGE, "%s: \"%s\" is an option of a method that is not in use here; add what has it (%s) or leave it out",
+                            s->where, s->key, owners);
     }
     return SY_OK;
 }
