@@ -49,7 +49,6 @@ double syi_now(void)
 double syi_process_age(void)
 {
     char text[1024];
-    unsigned long long ticks = 0;
     FILE *f = fopen("/proc/self/stat", "r");
     if (f == NULL) return 0;
     size_t n = fread(text, 1, sizeof text - 1, f);
@@ -60,7 +59,8 @@ double syi_process_age(void)
     for (int i = 0; at != NULL && i < 20; i++)
         if ((at = strchr(at, ' ')) != NULL) at++;
     double up = 0;
-    if (at == NULL || sscanf(at, "%llu", &ticks) != 1 || (f = fopen("/proc/uptime", "r")) == NULL) return 0;
+    if (at == NULL || (f = fopen("/proc/uptime", "r")) == NULL) return 0;
+    unsigned long long ticks = strtoull(at, NULL, 10);
     int found = fscanf(f, "%lf", &up);
     fclose(f);
     double age = up - (double)ticks / (double)sysconf(_SC_CLK_TCK);
