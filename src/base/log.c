@@ -3,6 +3,7 @@
  * this process. Nothing is printed here: callbacks decide. */
 #include "private.h"
 
+#include <stdlib.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
