@@ -113,7 +113,7 @@ static sy_status read_method(compare *c, size_t i, json_t *defaults_lr, json_t *
 
 static sy_status read_spec(compare *c)
 {
-    json_t *raw = NULL, *methods = json_array();
+    json_t *raw = NULL;
     SYI_TRY(syi_yaml_load(c->ctx, c->spec, &raw));
     sy_status st = canonical(c->ctx, raw, top_keys, SYI_COUNT(top_keys), c->spec, &c->asked);
     json_decref(raw);
@@ -137,6 +137,7 @@ static sy_status read_spec(compare *c)
         return syi_fail(c->ctx, SY_E_USAGE, "%s: match %s needs a budget: a number of %s", c->spec, match, match);
     const size_t n = json_array_size(json_object_get(c->asked, "methods"));
     if (n == 0) return syi_fail(c->ctx, SY_E_USAGE, "%s: \"methods\" is needed: a list of adapters or mappings", c->spec);
+    json_t *methods = json_array();
     for (size_t i = 0; i < n && st == SY_OK; i++) st = read_method(c, i, json_object_get(c->asked, "lr"), methods);
     json_object_set_new(c->asked, "methods", methods);
     return st;
@@ -493,7 +494,7 @@ static sy_status compare_run(void *self, sy_job *job)
     c->job = job;
     c->ctx = syi_job_context(job);
     SYI_TRY(read_spec(c));
-    json_t *methods = json_object_get(c->asked, "methods"), *m, *list = json_array();
+    json_t *methods = json_object_get(c->asked, "methods"), *m;
     size_t i;
     json_array_foreach(methods, i, m) {
         const size_t lrs = json_array_size(json_object_get(m, "lr"));
@@ -505,6 +506,7 @@ static sy_status compare_run(void *self, sy_job *job)
         syi_job_receipt(job, "method    %s: adapter %s, %s", text(m, "name"), text(m, "adapter"), s ? s : "");
         syi_json_free_text(s);
     }
+    json_t *list = json_array();
     c->result = json_pack("{s:s, s:O, s:o}", "steelyard", sy_version(), "asked", c->asked, "methods", list);
     if (!c->result) return syi_nomem(c->ctx, 1024);
     json_t *report = syi_job_report(job);

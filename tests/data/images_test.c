@@ -139,7 +139,7 @@ static void refused(void **state)
     for (int i = 0; i < SYI_COUNT(rows); i++) {
         char path[512];
         sy_dataset *d = NULL;
-        write_bytes(in_folder(f, path, rows[i].name), rows[i].text, rows[i].name[1] == '-' ? 16 : strlen(rows[i].text));
+        write_bytes(in_folder(f, path, rows[i].name), rows[i].text, rows[i].name[0] == 'h' ? 16 : strlen(rows[i].text));
         const sy_status s = syi_images_open(f->ctx, path, &r, NULL, 3, &o, &d);
         const char *either = strchr(rows[i].says, '|');
         char first[64];
