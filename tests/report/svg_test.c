@@ -244,7 +244,7 @@ static void heat_maps(void **state)
     double a[R * C], b[R * C];
     static const char *const rows[R] = {"q<p>", "a \"long\" name & more", "\xff"};
     const char *cols[C];
-    char names[C][8];
+    char names[C][16];
     for (int k = 0; k < C; k++) {
         snprintf(names[k], sizeof names[k], "%d", k);
         cols[k] = names[k];
