@@ -377,7 +377,7 @@ static sy_status block_hook(void *self, sy_run *run, sy_calibration *c, int numb
 
 static const sy_paper papers[] = {
     {.title = "D2Quant: Accurate Low-bit Post-Training Weight Quantization for LLMs", .authors = "Yan et al.", .venue = "arXiv", .id = "arXiv 2602.02546", .year = 2026},
-    {NULL}
+    {.title = NULL}
 };
 
 const sy_method sy_method_d2quant = {

@@ -556,7 +556,7 @@ static sy_status block_hook(void *self, sy_run *run, sy_calibration *c, int numb
 static const sy_paper papers[] = {
     {.title = "QuantLRM: Quantization of Large Reasoning Models via Fine-Tuning Signals", .authors = "Zhang et al.", .venue = "arXiv", .id = "arXiv 2602.02581", .year = 2026},
     {.title = "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration", .authors = "Lin et al.", .venue = "MLSys", .id = "arXiv 2306.00978", .year = 2024},
-    {NULL}
+    {.title = NULL}
 };
 
 const sy_method sy_method_quantlrm = {

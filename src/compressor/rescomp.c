@@ -73,7 +73,7 @@ static const sy_paper papers[] = {
     {.title = "Rethinking Residual Errors in Compensation-based LLM Quantization", .authors = "Li et al.", .venue = "ICLR", .id = "arXiv 2604.07955", .year = 2026},
     {.title = "GPTAQ: Efficient Finetuning-Free Quantization for Asymmetric Calibration", .authors = "Li et al.", .venue = "ICML", .id = "arXiv 2504.02692", .year = 2025},
     {.title = "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", .authors = "Frantar et al.", .venue = "ICLR", .id = "arXiv 2210.17323", .year = 2023},
-    {NULL}
+    {.title = NULL}
 };
 
 const sy_method sy_method_rescomp = {

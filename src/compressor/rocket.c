@@ -235,7 +235,7 @@ static sy_status solve(void *self, sy_run *run, sy_layer *layer)
 
 static const sy_paper papers[] = {
     {.title = "ROCKET: Rapid Optimization via Calibration-guided Knapsack Enhanced Truncation for Efficient Model Compression", .authors = "Ali et al.", .venue = "arXiv", .id = "arXiv 2602.11008", .year = 2026},
-    {NULL}
+    {.title = NULL}
 };
 
 const sy_method sy_method_rocket = {

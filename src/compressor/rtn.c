@@ -27,7 +27,7 @@ static sy_status solve(void *self, sy_run *run, sy_layer *layer)
     return syi_grid_round(sy_run_engine(run), &g, layer->out, layer->in, layer->w, &layer->take);
 }
 
-static const sy_paper papers[] = {{NULL}};
+static const sy_paper papers[] = {{.title = NULL}};
 
 const sy_method sy_method_rtn = {
     .abi = SY_METHOD_ABI, .name = "rtn", .kind = SY_COMPRESSOR,

@@ -245,7 +245,7 @@ static sy_status solve(void *self, sy_run *run, sy_layer *layer)
 
 static const sy_paper papers[] = {
     {.title = "ShiftAddLLM: Accelerating Pretrained LLMs via Post-Training Multiplication-Less Reparameterization", .authors = "You et al.", .venue = "NeurIPS", .id = "arXiv 2406.05981", .year = 2024},
-    {NULL}
+    {.title = NULL}
 };
 
 const sy_method sy_method_shiftaddllm = {
