@@ -28,6 +28,7 @@ typedef struct sy_verb {
     const sy_option *options;
     size_t size;
     unsigned flags;
+    int method;               /* the sy_kind that its row "method" names, if it has that */
     sy_status (*run)(void *self, sy_job *job);
     void (*free)(void *self);
 } sy_verb;

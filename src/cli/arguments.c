@@ -14,7 +14,7 @@ static const sy_option *row_of(const sy_verb *verb, const char *key)
     int kind;
     for (int i = 0; !row && (name = syi_verb_names(verb, i, &kind)); i++)
         for (const sy_method *const *m = sy_methods(); *m && !row; m++)
-            if (kind < 0 || (*m)->kind == (sy_kind)kind) row = syi_row_find((*m)->options, key);
+            if ((int)(*m)->kind == kind) row = syi_row_find((*m)->options, key);
     return row;
 }
 

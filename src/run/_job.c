@@ -64,7 +64,7 @@ const sy_option *syi_row_find(const sy_option *rows, const char *key)
     return NULL;
 }
 
-/* Rows that name a method; kind -1: any that is not of the other four. */
+/* Rows that name a method; kind -1: the kind that the verb says. */
 static const struct { const char *row; int kind; } naming[] = {
     { "adapter", SY_ADAPTER }, { "optimizer", SY_OPTIMIZER }, { "objective", SY_OBJECTIVE },
     { "trainer", SY_TRAINER }, { "method", -1 }
@@ -76,7 +76,7 @@ const sy_option *syi_verb_names(const sy_verb *verb, int i, int *kind)
     for (int k = 0; k < SYI_COUNT(naming); k++) {
         const sy_option *row = syi_row_find(verb->options, naming[k].row);
         if (!row || row->type != SY_OPT_STRING || strcmp(row->name, naming[k].row)) continue;
-        if (seen++ == i) { *kind = naming[k].kind; return row; }
+        if (seen++ == i) { *kind = naming[k].kind < 0 ? verb->method : naming[k].kind; return row; }
     }
     return NULL;
 }
@@ -88,25 +88,19 @@ typedef struct { syi_arena *arena; char pad[64 - sizeof(syi_arena *)]; } use_hea
 
 syi_arena *syi_use_arena(const sy_use *use) { return ((use_head *)use->self - 1)->arena; }
 
-static bool fits(const sy_method *m, int kind)
-{
-    if (kind >= 0) return m->kind == (sy_kind)kind;
-    return m->kind == SY_COMPRESSOR || m->kind == SY_MERGER || m->kind == SY_AGGREGATOR;
-}
-
 sy_status syi_use_find(sy_context *ctx, const char *name, int kind, const char *where, const sy_method **out)
 {
     const char *names[256];
     int n = 0;
     *out = NULL;
     for (const sy_method *const *m = sy_methods(); *m && n < SYI_COUNT(names); m++) {
-        if (!fits(*m, kind)) continue;
+        if ((int)(*m)->kind != kind) continue;
         if (!strcmp((*m)->name, name)) { *out = *m; return SY_OK; }
         names[n++] = (*m)->name;
     }
     for (const sy_method *const *m = sy_methods(); *m; m++)
-        if (fits(*m, kind) && (*m)->also && syi_has_word((*m)->also, name)) { *out = *m; return SY_OK; }
-    const char *near = syi_nearest(name, names, n), *what = kind < 0 ? "method" : sy_kind_name((sy_kind)kind);
+        if ((int)(*m)->kind == kind && (*m)->also && syi_has_word((*m)->also, name)) { *out = *m; return SY_OK; }
+    const char *near = syi_nearest(name, names, n), *what = sy_kind_name((sy_kind)kind);
     if (near) return syi_fail(ctx, SY_E_USAGE, "%s: there is no %s called \"%s\"; did you mean \"%s\"?", where, what, name, near);
     syi_text list;
     syi_text_init(&list, ctx, 4096);
@@ -302,7 +296,7 @@ static sy_status belongs_elsewhere(sy_job *job)
         size_t used = 0;
         for (int k = 0; (row = syi_verb_names(job->verb, k, &kind)); k++)
             for (const sy_method *const *m = sy_methods(); *m && used < sizeof owners; m++)
-                if (fits(*m, kind) && syi_row_find((*m)->options, s->key))
+                if ((int)(*m)->kind == kind && syi_row_find((*m)->options, s->key))
                     used += (size_t)snprintf(owners + used, sizeof owners - used, "%s--%s %s", used ? ", " : "", row->name, (*m)->name);
         if (used)
             return syi_fail(job->ctx, SY_E_USAGE, "%s: \"%s\" is an option of a method that is not in use here; add what has it (%s) or leave it out",

@@ -248,7 +248,7 @@ static void methods_part(syi_text *t, syi_page page, const sy_verb *v)
         syi_text_init(&line, t->ctx, 65536);
         int n = 0;
         for (const sy_method *const *m = sy_methods(); *m; m++)
-            if (kind < 0 ? (*m)->kind >= SY_COMPRESSOR : (*m)->kind == (sy_kind)kind)
+            if ((int)(*m)->kind == kind)
                 syi_text_printf(&line, "%s%s", n++ ? ", " : "", (*m)->name);
         if (page == SYI_PAGE_TEXT) {
             syi_text all;
@@ -471,7 +471,7 @@ void syi_completion_bash(syi_text *t)
         for (int i = 0; (row = syi_verb_names(*v, i, &kind)); i++) {
             syi_text_printf(t, "        --%s) words=\"", row->name);
             for (const sy_method *const *m = sy_methods(); *m; m++)
-                if (kind < 0 ? (*m)->kind >= SY_COMPRESSOR : (*m)->kind == (sy_kind)kind) syi_text_printf(t, "%s ", (*m)->name);
+                if ((int)(*m)->kind == kind) syi_text_printf(t, "%s ", (*m)->name);
             syi_text_puts(t, "\" ;;\n");
         }
         values_of(t, (*v)->options);
@@ -481,7 +481,7 @@ void syi_completion_bash(syi_text *t)
         for (int i = 0; (row = syi_verb_names(*v, i, &kind)); i++) {
             syi_text_printf(t, "        case \" ${COMP_WORDS[*]} \" in\n");
             for (const sy_method *const *m = sy_methods(); *m; m++) {
-                if (!(kind < 0 ? (*m)->kind >= SY_COMPRESSOR : (*m)->kind == (sy_kind)kind) || !(*m)->options) continue;
+                if ((int)(*m)->kind != kind || !(*m)->options) continue;
                 bool is_default = row->def && !strcmp(row->def, (*m)->name);
                 if (is_default) continue;
                 syi_text_printf(t, "        *\" --%s %s \"*) options+=\"", row->name, (*m)->name);

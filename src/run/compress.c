@@ -327,6 +327,7 @@ const sy_verb sy_verb_compress = {
     .example = "compress --model models/tiny --method rtn --bits 4 --eval-data models/tiny/devil-heldout.jsonl --eval-samples 2 --seq 64 --out {tmp}/small",
     .options = rows,
     .size = sizeof(compress),
+    .method = SY_COMPRESSOR,
     .run = work,
     .free = release,
 };

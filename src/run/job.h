@@ -53,8 +53,7 @@ static inline bool syi_dir_holds(sy_context *ctx, const char *dir, const char *n
 /* -- rows and methods by name ------------------------------------------------------- */
 /* The row called `key` (dashes; an alias counts) or NULL. rows may be NULL. */
 const sy_option *syi_row_find(const sy_option *rows, const char *key);
-/* The i-th row of a verb that names a method ("adapter"), and its kind (-1: a compressor,
- * merger or aggregator); NULL: no more. */
+/* The i-th row of a verb that names a method ("adapter"), and its kind; NULL: no more. */
 const sy_option *syi_verb_names(const sy_verb *verb, int i, int *kind);
 /* By name; SY_E_USAGE with "did you mean" and `where` in front. */
 sy_status syi_use_find(sy_context *ctx, const char *name, int kind, const char *where, const sy_method **out);
