@@ -5,7 +5,7 @@
 function(sy_isa sources)
   set(avx2 -mavx2 -mfma -mf16c)
   set(avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c)
-  set(avx512bf16 ${avx512} -mavx512bf16 -mavx512vnni)
+  set(avx512bf16 ${avx512} -mavx512bf16 -mavx512vnni -mavx512vbmi)
   set(neon)
   set(x86 OFF)
   set(arm OFF)

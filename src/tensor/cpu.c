@@ -23,7 +23,7 @@ static bool has(syi_isa isa)
     case SYI_ISA_AVX512:
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    case SYI_ISA_AVX512_BF16: return has(SYI_ISA_AVX512) && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+    case SYI_ISA_AVX512_BF16: return has(SYI_ISA_AVX512) && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
 #elif defined(__aarch64__)
     case SYI_ISA_NEON: return true;
 #endif

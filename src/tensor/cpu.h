@@ -51,7 +51,11 @@ typedef struct {
     /* gemm_panels.c: out[i, 0..63] = x[i,:] . 64 packed rows; k a multiple of 16,
      * i < m <= 4. */
     void (*gemv_panels)(int m, int64_t k, const float *x, int64_t ldx, const uint16_t *w, float *out, int64_t ldo);
-    /* signs.c: tables of a patch of rows; half tiles of 16 rows [first, end) from them. */
+    /* signs.c: tables of whole spans of x; tiles [first, end) of y from them (not more than
+     * one rounding away from what the plain path gives). */
+    void (*signs_digits)(int64_t spans, const float *x, const syi_signs_in *in);
+    void (*signs_pick)(const syi_signs *s, const syi_signs_in *in, int64_t first, int64_t end, float *y);
+    /* Tables of a patch of rows; half tiles of 16 rows [first, end) from them. */
     void (*signs_table)(const syi_signs *s, int64_t patch, int64_t across, const float *x, float *table);
     void (*signs_sum)(const syi_signs *s, const float *table, int64_t first, int64_t end, float *y);
     /* Sum of |w^ - w|^2.4, w^ = scale * (clamp(round(w / scale) + zero, 0, top) - zero). */

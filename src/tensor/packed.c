@@ -16,7 +16,7 @@ sy_status syi_packed_new(sy_context *ctx, int64_t out, int64_t in, int bits, int
     p->groups = syi_ceil_div(in, p->group);
     p->padded = syi_ceil_div(in, SYI_LANES) * SYI_LANES;
     p->words = syi_ceil_div(p->padded / SYI_LANES * bits, 8) * SYI_LANES;
-    p->code = syi_pages(ctx, (size_t)(out * p->words) * sizeof *p->code);
+    p->code = syi_pages(ctx, (size_t)(syi_ceil_div(out, 4) * 4 * p->words) * sizeof *p->code);
     p->scale = syi_pages(ctx, (size_t)(2 * out * p->groups) * sizeof *p->scale);
     p->offset = p->scale ? p->scale + out * p->groups : NULL;
     if (p->code && p->scale) return SY_OK;
@@ -33,14 +33,13 @@ void syi_packed_free(sy_context *ctx, syi_packed *p)
 
 void syi_packed_row(syi_packed *p, int64_t row, const uint8_t *codes)
 {
-    uint8_t *w = p->code + row * p->words;
-    memset(w, 0, (size_t)p->words);
+    for (int64_t word = 0; word < p->words; word += SYI_LANES) memset(p->code + syi_packed_at(p, row, word), 0, SYI_LANES);
     for (int64_t k = 0; k < p->in; k++) {
         const int64_t bit = k / SYI_LANES * p->bits;
         const int shift = (int)(bit % 8);
-        uint8_t *to = w + bit / 8 * SYI_LANES + k % SYI_LANES;
+        uint8_t *to = p->code + syi_packed_at(p, row, bit / 8 * SYI_LANES) + k % SYI_LANES;
         to[0] = (uint8_t)(to[0] | codes[k] << shift);
-        if (shift + p->bits > 8) to[SYI_LANES] = (uint8_t)(to[SYI_LANES] | codes[k] >> (8 - shift));
+        if (shift + p->bits > 8) to[SYI_PITCH] = (uint8_t)(to[SYI_PITCH] | codes[k] >> (8 - shift));
     }
 }
 
@@ -79,12 +78,6 @@ sy_status syi_packed_few(syi_engine *e, const void *self, int64_t m, const float
     in.unit = in.sums + m * p->groups;
     float *decoded = in.unit + m * p->groups;
     const bool fast = e->cpu->packed_in(p, (int)m, x, work, &in);
-    for (int64_t i = 0; fast && i < m; i++)
-        for (int64_t g = 0; g < p->groups; g++) {
-            float s = 0;
-            for (int64_t k = g * p->group; k < syi_min(p->in, (g + 1) * p->group); k++) s += x[i * p->in + k];
-            in.sums[i * p->groups + g] = s;
-        }
     few_job job = {e, p, &in, fast, m, row, x, decoded, y};
     syi_share(e, syi_ceil_div(p->out, SHARE), few_part, &job);
     return SY_OK;

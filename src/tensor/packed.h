@@ -4,22 +4,26 @@
  * w[r, k] = scale[r, k / group] * code + offset[r, k / group]. The codes of a row lie in
  * 64 lanes of 8 bits: lane l of position p is input 64 p + l, and a lane's codes follow one
  * another as a string of bits in bytes, so that 64 consecutive inputs are a shift and a
- * mask of one vector of bytes (of 3 bits sometimes two). */
+ * mask of one vector of bytes (of 3 bits sometimes two). Vectors of four rows lie side by
+ * side: a product reads memory from one end to the other. */
 #ifndef SYI_PACKED_H
 #define SYI_PACKED_H
 
 #include "tensor/kernels.h"
 
-enum { SYI_LANES = 64 };
+enum { SYI_LANES = 64, SYI_PITCH = 4 * SYI_LANES /* from a vector of a row to its next */ };
 
 typedef struct {
     int bits;
     int64_t out, in, group;  /* group: a multiple of 32; the last one of a row may be short */
     int64_t groups;          /* of a row                                                */
     int64_t padded, words;   /* in, rounded up to SYI_LANES; bytes of a row              */
-    uint8_t *code;           /* [out, words]                                            */
+    uint8_t *code;           /* [out / 4, words / 64, 4, 64], the last four filled up with zeros */
     float *scale, *offset;   /* [out, groups]                                           */
 } syi_packed;
+
+/* Where vector `word` (a multiple of SYI_LANES bytes) of a row lies in `code`. */
+static inline int64_t syi_packed_at(const syi_packed *p, int64_t row, int64_t word) { return row / 4 * 4 * p->words + row % 4 * SYI_LANES + word * 4; }
 
 /* A few rows of x as a CPU path's product wants them (cpu->packed_in), what one of its units
  * is worth and the sums of x, both by groups: [m, groups]. */
