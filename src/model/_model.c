@@ -165,7 +165,10 @@ sy_status syi_model_train_site(sy_model *m, sy_site *site)
         if (mapped || coded) { /* the file stays as it is: a copy of our own */
             SYI_TRY(syi_model_pages(m, sy_tensor_bytes(&p->compute), &p->compute.data));
             if (p->compute.data && coded) SYI_TRY(sy_from_f32(m->ctx, m->dtype, p->value.data, p->compute.data, sy_tensor_count(&p->value)));
-            else if (p->compute.data) memcpy(p->compute.data, e->data, (size_t)sy_tensor_bytes(&p->compute));
+            else if (p->compute.data) {
+                memcpy(p->compute.data, e->data, (size_t)sy_tensor_bytes(&p->compute));
+                syi_mapped_forget(e->data, e->bytes);
+            }
         }
     }
     p->trained = true;
