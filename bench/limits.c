@@ -63,6 +63,9 @@ int main(int argc, char **argv)
     }
     qsort(rates, 10, sizeof *rates, by_size); /* what neighbours leave changes: the middle */
     read = (rates[4] + rates[5]) / 2;
-    printf("{\"threads\":%d,\"cpu\":\"%s\",\"read\":%.4g,\"bf16\":%.4g,\"f32\":%.4g}\n", threads, syi_engine_cpu(e), read, bf16, f32);
+    int version[3];
+    syi_product_version(version);
+    printf("{\"threads\":%d,\"cpu\":\"%s\",\"onednn\":\"%d.%d.%d\",\"read\":%.4g,\"bf16\":%.4g,\"f32\":%.4g}\n", threads, syi_engine_cpu(e),
+           version[0], version[1], version[2], read, bf16, f32);
     return 0;
 }

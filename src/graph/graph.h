@@ -63,9 +63,8 @@ void syi_profile_free(syi_profile *p);
 void syi_profile_add(syi_profile *p, const char *op, bool backward, double begin, double seconds, double flops, double bytes);
 /* Table of ops (time, share, GF/s, GB/s); `limit` in FLOP/s gives the share of it. */
 void syi_profile_table(const syi_profile *p, double limit, syi_text *out);
-/* Counted work over the time from the first operation to the last, as a share of `limit`
- * (FLOP/s); 0 without operations. */
-double syi_profile_share(const syi_profile *p, double limit);
+/* Counted work, and the seconds from the first operation to the last (0 without any). */
+double syi_profile_flops(const syi_profile *p, double *seconds);
 /* Chrome trace (chrome://tracing, Perfetto). */
 sy_status syi_profile_trace(const syi_profile *p, const char *path);
 

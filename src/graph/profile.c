@@ -81,13 +81,13 @@ void syi_profile_table(const syi_profile *p, double limit, syi_text *out)
     if (p->dropped) syi_text_printf(out, "(%lld calls were not recorded: the profile was full)\n", (long long)p->dropped);
 }
 
-double syi_profile_share(const syi_profile *p, double limit)
+double syi_profile_flops(const syi_profile *p, double *seconds)
 {
     double flops = 0;
-    if (p->n == 0) return 0;
+    *seconds = 0;
     for (int64_t i = 0; i < p->n; i++) flops += p->at[i].flops;
-    double seconds = p->at[p->n - 1].begin + p->at[p->n - 1].seconds - p->at[0].begin;
-    return seconds > 0 && limit > 0 ? flops / seconds / limit : 0;
+    if (p->n > 0) *seconds = p->at[p->n - 1].begin + p->at[p->n - 1].seconds - p->at[0].begin;
+    return flops;
 }
 
 sy_status syi_profile_trace(const syi_profile *p, const char *path)

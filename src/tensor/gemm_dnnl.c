@@ -360,6 +360,12 @@ sy_status syi_product(syi_engine *e, int64_t m, int64_t n, int64_t k, double alp
     return run(e, &x, a.data, b.data, c, done);
 }
 
+void syi_product_version(int version[3])
+{
+    const dnnl_version_t *v = dnnl_version();
+    version[0] = v->major, version[1] = v->minor, version[2] = v->patch;
+}
+
 /* A plain f32 product: what it says of one shape holds for all. */
 sy_status syi_product_exists(syi_engine *e, bool *f32)
 {

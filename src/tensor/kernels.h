@@ -54,6 +54,8 @@ void syi_coded_row(const syi_engine *e, const syi_coded *w, int64_t k, int64_t r
 
 /* FLOP/s of a plain product of 2048 x 1536 x 576 in type dt, the best of some (limit.c). */
 sy_status syi_product_limit(syi_engine *e, sy_dtype dt, double *flops);
+/* The version of oneDNN that runs: major, minor, patch. */
+void syi_product_version(int version[3]);
 
 /* A frozen BF16 weight W[n,k] in the layout that products like best (18 % faster than
  * row-major on 2048 x 1536 x 576; one layout serves both directions and decoding).

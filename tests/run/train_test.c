@@ -8,6 +8,7 @@
 #include "support/tiny_text.h"
 
 #include <errno.h>
+#include <math.h>
 
 typedef struct { char model[300], data[300], eval[300], out[300]; } paths;
 
@@ -618,6 +619,52 @@ static void held_out_share(void **state)
     json_decref(report);
 }
 
+/* A Chrome trace: one complete event ("ph":"X") an operation, one after the other, whose
+ * work adds up to what the report counts, and the head's to what its tokens need. */
+static void profile(void **state)
+{
+    test_folder *f = *state;
+    paths p = set_up(f);
+    settings s = small(&p, p.out);
+    char path[400], *text;
+    int64_t n;
+    unset(&s, "eval-data");
+    unset(&s, "eval-steps");
+    snprintf(path, sizeof path, "%s/trace.json", f->dir);
+    set(&s, "profile=%s", path);
+    json_t *report, *trace;
+    run_ok(f->ctx, "train", &s, &report);
+    TEST_OK(f->ctx, syi_read_file(f->ctx, path, 1 << 26, &text, &n));
+    json_error_t error;
+    if (!(trace = json_loadb(text, (size_t)n, JSON_REJECT_DUPLICATES, &error))) fail_msg("the trace is not JSON: line %d: %s", error.line, error.text);
+    const json_t *events = json_object_get(trace, "traceEvents");
+    assert_true(json_is_array(events) && json_array_size(events) > 100);
+    double end = 0, gflop = 0, head = 0;
+    int backward = 0;
+    for (size_t i = 0; i < json_array_size(events); i++) {
+        const json_t *e = json_array_get(events, i), *args = json_object_get(e, "args");
+        const char *name = json_string_value(json_object_get(e, "name")), *cat = json_string_value(json_object_get(e, "cat"));
+        assert_non_null(name);
+        assert_non_null(cat);
+        assert_string_equal(json_string_value(json_object_get(e, "ph")), "X");
+        assert_true(number(e, "pid") >= 0 && number(e, "tid") >= 0);
+        /* microseconds, rounded to thousandths */
+        assert_true(number(e, "ts") >= end - 0.01 && number(e, "dur") >= 0);
+        end = number(e, "ts") + number(e, "dur");
+        gflop += number(args, "gflop");
+        if (!strcmp(name, "head_loss")) head += number(args, "gflop");
+        backward += !strcmp(cat, "backward");
+    }
+    assert_true(backward > 0 && end * 1e-6 < number(report, "seconds"));
+    const double counted = number(report, "counted_gflop"), wanted = number(report, "trained_tokens") * 4e-9 * TINY_VOCABULARY * 32;
+    if (fabs(gflop / counted - 1) > 1e-4) fail_msg("the trace has %g GFLOP, the report %g", gflop, counted);
+    if (fabs(head / wanted - 1) > 1e-4) fail_msg("the head has %g GFLOP, its tokens need %g", head, wanted);
+    assert_true(number(report, "limit_gflops") > 0 && number(report, "share_of_limit") > 0);
+    json_decref(trace);
+    json_decref(report);
+    syi_free(f->ctx, text);
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 3 && !strcmp(argv[1], "make")) {
@@ -633,6 +680,7 @@ int main(int argc, char **argv)
         folder_test(full_disk),         folder_test(contradictions), folder_test(bad_input),
         folder_test(diverges),          folder_test(init_and_best), folder_test(accumulation),
         folder_test(held_out_share),    folder_test(memory_limit),   folder_test(out_of_memory),
+        folder_test(profile),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
