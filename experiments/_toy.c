@@ -33,6 +33,27 @@ double toy_normal(toy_rng *r)
     return sqrt(-2 * log(u)) * cos(6.283185307179586 * v);
 }
 
+double toy_mean(const double *v, int n)
+{
+    double sum = 0;
+    for (int i = 0; i < n; i++) sum += v[i];
+    return sum / n;
+}
+
+double toy_least(const double *v, int n)
+{
+    double m = v[0];
+    for (int i = 1; i < n; i++) m = fmin(m, v[i]);
+    return m;
+}
+
+double toy_most(const double *v, int n)
+{
+    double m = v[0];
+    for (int i = 1; i < n; i++) m = fmax(m, v[i]);
+    return m;
+}
+
 /* -- folders ------------------------------------------------------------------------------ */
 
 sy_status toy_folder(char dir[256])
@@ -229,6 +250,7 @@ static sy_status steps(sy_run *run, const toy_training *t, const toy_chain *chai
         sy_step_result r;
         toy_batch_make(b, chain, &text);
         TRY(sy_run_step_once(run, &b->batch, cosine(t->lr, k, t->steps), 1.0, &r));
+        if (k == 0 && t->gradient) *t->gradient = r.grad_norm;
     }
     return SY_OK;
 }
@@ -263,6 +285,22 @@ sy_status toy_train(sy_context *ctx, const toy_training *t, const toy_chain *cha
         sy_run_close(run);
     }
     free(b);
+    return st;
+}
+
+sy_status toy_pretrained(sy_context *ctx, uint64_t seed, toy_chain *old, toy_chain *now, char dir[256], double *start)
+{
+    const toy_shape shape = { .hidden = 64, .layers = 2, .heads = 4, .ffn = 256, .vocab = TOY_SYMBOLS, .seed = seed };
+    char random[256];
+    toy_chain_make(old, seed * 7919);
+    *now = *old;
+    toy_chain_change(now, seed * 104729);
+    TRY(toy_folder(random));
+    sy_status st = toy_folder(dir);
+    if (st == SY_OK) st = toy_model_write(ctx, &shape, random);
+    const toy_training t = { .model = random, .adapter = "full", .lr = 3e-3, .steps = 3000, .seed = seed, .save = dir };
+    if (st == SY_OK) st = toy_train(ctx, &t, old, start, NULL);
+    toy_folder_remove(random);
     return st;
 }
 

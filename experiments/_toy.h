@@ -13,6 +13,12 @@ uint64_t toy_next(toy_rng *r);
 double toy_uniform(toy_rng *r);
 double toy_normal(toy_rng *r);
 
+/* -- values of the seeds --------------------------------------------------------------- */
+enum { TOY_SEEDS = 64 };                /* at most                                           */
+double toy_mean(const double *v, int n);
+double toy_least(const double *v, int n);
+double toy_most(const double *v, int n);
+
 /* -- a scratch folder ------------------------------------------------------------------- */
 sy_status toy_folder(char dir[256]);    /* new and empty; SY_E_IO                           */
 void toy_folder_remove(const char *dir);
@@ -45,9 +51,14 @@ typedef struct {
     int steps;
     uint64_t seed;
     const char *save;                 /* folder for the trained whole model, NULL: none      */
+    double *gradient;                 /* NULL, or where the first step's gradient norm goes  */
 } toy_training;
 /* AdamW on fresh text of `chain`; validation loss (nats a symbol) on held-out text. */
 sy_status toy_train(sy_context *ctx, const toy_training *t, const toy_chain *chain, double *loss, int64_t *trained);
+
+/* A chain, the same with half of its contexts new, and a Llama (hidden 64, 2 blocks) pretrained
+ * for 3000 steps on the first, in the folder `dir` (new; its loss on its own text in *start). */
+sy_status toy_pretrained(sy_context *ctx, uint64_t seed, toy_chain *old, toy_chain *now, char dir[256], double *start);
 
 /* -- one linear map ---------------------------------------------------------------------------- */
 /* Fits the update of one TOY_LINEAR x TOY_LINEAR layer to `target` by Adam on the squared

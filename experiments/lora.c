@@ -15,34 +15,11 @@
         if (try_ != SY_OK) return try_;        \
     } while (0)
 
-enum { MAX_SEEDS = 64 };
-
 /* -- one linear map ---------------------------------------------------------------------- */
-
-static double largest(const double *v, int n)
-{
-    double m = v[0];
-    for (int i = 1; i < n; i++) m = fmax(m, v[i]);
-    return m;
-}
-
-static double smallest(const double *v, int n)
-{
-    double m = v[0];
-    for (int i = 1; i < n; i++) m = fmin(m, v[i]);
-    return m;
-}
-
-static double mean(const double *v, int n)
-{
-    double sum = 0;
-    for (int i = 0; i < n; i++) sum += v[i];
-    return sum / n;
-}
 
 static sy_status maps(sy_context *ctx, int seeds, sy_report *report)
 {
-    double low[MAX_SEEDS], haar[MAX_SEEDS], vera[MAX_SEEDS];
+    double low[TOY_SEEDS], haar[TOY_SEEDS], vera[TOY_SEEDS];
     static const char *const linear[] = { "target-modules=model.layers.0.self_attn.q_proj", "rank=8", "alpha=8", NULL };
     static const char *const shared[] = { "target-modules=model.layers.0.self_attn.q_proj", "rank=512", NULL };
     float *target = malloc(TOY_LINEAR * TOY_LINEAR * sizeof *target);
@@ -63,11 +40,11 @@ static sy_status maps(sy_context *ctx, int seeds, sy_report *report)
     TRY(sy_report_row(report, "linear map, orthogonal target: LoRA r=8 (1024 numbers)", haar, seeds, 0.875));
     TRY(sy_report_row(report, "linear map, orthogonal target: VeRA r=512 (576 numbers)", vera, seeds, 0.79));
     TRY(sy_report_check(report, n_lora == 1024 && n_vera == 576, "trained numbers: LoRA %lld (1024), VeRA %lld (576)", (long long)n_lora, (long long)n_vera));
-    TRY(sy_report_check(report, largest(low, seeds) < 1e-6, "rank-4 target: LoRA r=8 ends below 1e-6 at every seed (worst %.2g)", largest(low, seeds)));
-    TRY(sy_report_check(report, smallest(haar, seeds) > 0.873 && largest(haar, seeds) < 0.877,
-                        "orthogonal target: LoRA r=8 ends at the Eckart-Young floor 1 - 8/64 = 0.875 +- 0.002 (%.4f to %.4f)", smallest(haar, seeds), largest(haar, seeds)));
-    return sy_report_check(report, largest(vera, seeds) < 0.83 && smallest(vera, seeds) > 0.75, "orthogonal target: VeRA r=512 ends near 0.79 (%.3f to %.3f)",
-                           smallest(vera, seeds), largest(vera, seeds));
+    TRY(sy_report_check(report, toy_most(low, seeds) < 1e-6, "rank-4 target: LoRA r=8 ends below 1e-6 at every seed (worst %.2g)", toy_most(low, seeds)));
+    TRY(sy_report_check(report, toy_least(haar, seeds) > 0.873 && toy_most(haar, seeds) < 0.877,
+                        "orthogonal target: LoRA r=8 ends at the Eckart-Young floor 1 - 8/64 = 0.875 +- 0.002 (%.4f to %.4f)", toy_least(haar, seeds), toy_most(haar, seeds)));
+    return sy_report_check(report, toy_most(vera, seeds) < 0.83 && toy_least(vera, seeds) > 0.75, "orthogonal target: VeRA r=512 ends near 0.79 (%.3f to %.3f)",
+                           toy_least(vera, seeds), toy_most(vera, seeds));
 }
 
 /* -- a small language model ------------------------------------------------------------------ */
@@ -86,33 +63,24 @@ enum { ARMS = sizeof arms / sizeof *arms };
 
 static sy_status language(sy_context *ctx, int seeds, sy_report *report)
 {
-    double loss[ARMS][MAX_SEEDS], start[MAX_SEEDS], floor[MAX_SEEDS];
+    double loss[ARMS][TOY_SEEDS], start[TOY_SEEDS], floor[TOY_SEEDS];
     toy_chain *old = malloc(sizeof *old), *now = malloc(sizeof *now);
-    char random[256] = "", trained[256] = "";
+    char trained[256] = "";
     sy_status st = old && now ? SY_OK : SY_E_MEMORY;
     bool counts = true;
     for (int s = 0; s < seeds && st == SY_OK; s++) {
         const uint64_t seed = 11 + (uint64_t)s;
-        const toy_shape shape = { .hidden = 64, .layers = 2, .heads = 4, .ffn = 256, .vocab = TOY_SYMBOLS, .seed = seed };
         sy_report_progress(report, seeds + s, 2 * seeds, "language model");
-        toy_chain_make(old, seed * 7919);
-        *now = *old;
-        toy_chain_change(now, seed * 104729);
+        st = toy_pretrained(ctx, seed, old, now, trained, &start[s]);
         floor[s] = toy_chain_entropy(now, seed);
-        st = toy_folder(random);
-        if (st == SY_OK) st = toy_folder(trained);
-        if (st == SY_OK) st = toy_model_write(ctx, &shape, random);
-        const toy_training pretraining = { .model = random, .adapter = "full", .lr = 3e-3, .steps = 3000, .seed = seed, .save = trained };
-        if (st == SY_OK) st = toy_train(ctx, &pretraining, old, &start[s], NULL);
         for (int a = 0; a < ARMS && st == SY_OK; a++) {
             const toy_training t = { .model = trained, .adapter = arms[a].adapter, .settings = arms[a].settings, .lr = arms[a].lr, .steps = 400, .seed = seed + 1000 };
             int64_t n = 0;
             st = toy_train(ctx, &t, now, &loss[a][s], &n);
             if (arms[a].trained && n != arms[a].trained) counts = false;
         }
-        if (*random) toy_folder_remove(random);
         if (*trained) toy_folder_remove(trained);
-        *random = *trained = '\0';
+        *trained = '\0';
     }
     free(old);
     free(now);
@@ -126,15 +94,15 @@ static sy_status language(sy_context *ctx, int seeds, sy_report *report)
     TRY(sy_report_row(report, "language model: what the new text itself leaves open", floor, seeds, NAN));
     TRY(sy_report_check(report, counts, "trained numbers of the adapters are those of the formulas"));
     for (int a = 1; a < ARMS; a++)
-        TRY(sy_report_check(report, mean(loss[a], seeds) < mean(loss[a - 1], seeds), "%s (%.3f) is better than %s (%.3f)", arms[a].what, mean(loss[a], seeds),
-                            arms[a - 1].what, mean(loss[a - 1], seeds)));
+        TRY(sy_report_check(report, toy_mean(loss[a], seeds) < toy_mean(loss[a - 1], seeds), "%s (%.3f) is better than %s (%.3f)", arms[a].what, toy_mean(loss[a], seeds),
+                            arms[a - 1].what, toy_mean(loss[a - 1], seeds)));
     return SY_OK;
 }
 
 static sy_status run(sy_context *ctx, int seeds, sy_report *report)
 {
     const int threads = sy_threads(ctx);
-    if (seeds > MAX_SEEDS) seeds = MAX_SEEDS;
+    if (seeds > TOY_SEEDS) seeds = TOY_SEEDS;
     TRY(sy_threads_set(ctx, 1)); /* products of 64 x 64: more threads only wait for each other */
     sy_status st = maps(ctx, seeds, report);
     if (st == SY_OK) st = language(ctx, seeds, report);

@@ -36,7 +36,8 @@ enum {
     SY_SLOT_SHARE_ALL = 16, /* one tensor for all sites; in,out = maxima over sites  */
     SY_SLOT_SHARE_SHAPE = 32, /* one tensor for all sites of one shape               */
     SY_SLOT_NOT_SAVED = 64, /* can be made again (seeded)                            */
-    SY_SLOT_WIDE = 128      /* products read the f32 master: no bf16 copy            */
+    SY_SLOT_WIDE = 128,     /* products read the f32 master: no bf16 copy            */
+    SY_SLOT_REPEATED = 256  /* of a shared row: saved again under every site         */
 };
 typedef enum {
     SY_FILL_ZERO, SY_FILL_ONE, SY_FILL_CONST,   /* a                                 */

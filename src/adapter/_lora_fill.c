@@ -85,8 +85,9 @@ void syi_torch_uniform(syi_torch_rng *rng, float bound, int64_t n, float *out)
     }
 }
 
-sy_status syi_pattern_value(sy_context *ctx, const sy_map *pattern, const sy_site *site, double *value)
+sy_status syi_pattern_value(sy_context *ctx, const sy_map *pattern, const sy_site *site, bool first, double *value)
 {
+    int found = -1;
     for (int i = 0; i < pattern->n; i++) {
         char *expression = syi_format(ctx, "(.*\\.)?(%s)", pattern->key[i]);
         if (!expression) return SY_E_MEMORY;
@@ -95,10 +96,13 @@ sy_status syi_pattern_value(sy_context *ctx, const sy_map *pattern, const sy_sit
         sy_status st = sy_site_match(ctx, site, &one, &match);
         syi_free(ctx, expression);
         if (st != SY_OK) return syi_fail_at(ctx, st, "pattern \"%s\"", pattern->key[i]);
-        if (match) {
-            *value = pattern->value[i];
-            return SY_OK;
-        }
+        if (!match) continue;
+        if (found >= 0 && pattern->value[i] != *value)
+            return syi_fail(ctx, SY_E_USAGE, "%s matches two keys of a pattern, \"%s\" (%g) and \"%s\" (%g); write keys that one module matches once", site->name,
+                            pattern->key[found], *value, pattern->key[i], pattern->value[i]);
+        found = i;
+        *value = pattern->value[i];
+        if (first) break;
     }
     return SY_OK;
 }

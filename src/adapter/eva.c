@@ -9,24 +9,27 @@
  * largest rank and shrink to what they won; a module that won nothing is left out. */
 #include "adapter/lora.h"
 #include "graph/ops.h"
+#include "run/observe.h"
+#include "tensor/orth.h"
 
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 
-enum { RANDOMIZED, EXACT };
+enum { RANDOMIZED, EXACT, MOMENT };
 enum { RATIO, RAW, SUM, MAX };
 enum { MAJOR, MINOR, RANDOM_ROWS };
-static const char *const solvers[] = { "randomized", "exact", NULL }, *const metrics[] = { "ratio", "raw", "sum", "max", NULL };
+static const char *const solvers[] = { "randomized", "exact", "moment", NULL }, *const metrics[] = { "ratio", "raw", "sum", "max", NULL };
 static const char *const row_kinds[] = { "major", "minor", "random", NULL };
 
 /* The streaming PCA of one input. */
 typedef struct {
     sy_site *site;           /* the first of those that have this input                 */
     int block, input_group;
-    int64_t n, kept;         /* features; components that there are                     */
+    int64_t n, most, kept;   /* features; components that are kept at most, and are     */
     double count, *mean, *m2;/* [n]                                                     */
-    float *v, *sigma;        /* [k, n], [k]                                             */
+    float *v, *sigma;        /* [most, n], [most]                                       */
+    sy_stats *stats;         /* solver "moment": sums over all rows so far              */
     bool done;               /* all of its modules have converged                       */
 } group;
 
@@ -44,8 +47,10 @@ typedef struct {
     module *modules;
     int n_groups, n_modules;
     int64_t k, widest, round;
-    uint8_t *mask;           /* tokens of the batch that count                           */
+    uint8_t *mask;           /* tokens of the batch that count; NULL: all (images)       */
     int64_t counted;
+    int to_see;              /* inputs that this forward has still to meet               */
+    bool seen;               /* this round had rows enough for one of them               */
 } eva;
 
 static const sy_option options[] = {
@@ -73,7 +78,7 @@ static const sy_option options[] = {
     { .name = "directions", .type = SY_OPT_ENUM, .offset = offsetof(eva, rows), .def = "major", .choices = row_kinds, .flags = SY_OPT_ADVANCED,
       .help = "controls: the least of the directions, or random ones", .example = "random" },
     { .name = "svd", .type = SY_OPT_ENUM, .offset = offsetof(eva, solver), .def = "randomized", .choices = solvers, .flags = SY_OPT_ADVANCED,
-      .help = "how a batch's decomposition is made", .example = "exact" },
+      .help = "how directions are found: batch by batch, randomised or exact; or from second moments of all rows (features squared of memory an input)", .example = "moment" },
     { .name = NULL }
 };
 
@@ -82,6 +87,7 @@ static void forget(eva *e)
     for (int i = 0; i < e->n_groups; i++) {
         syi_free(e->lora.ctx, e->groups[i].mean);
         syi_free(e->lora.ctx, e->groups[i].v);
+        syi_stats_free(e->lora.ctx, e->groups[i].stats);
         e->groups[i].site->see = NULL;
     }
     if (e->lora.ctx) {
@@ -151,14 +157,48 @@ static sy_status collect(eva *e)
         if (!g) {
             g = &e->groups[e->n_groups++];
             *g = (group){ .site = site, .block = site->block, .input_group = site->input_group, .n = site->in };
+            g->most = e->rows == MINOR ? g->n : syi_min(e->k, g->n); /* the least of all directions */
             g->mean = syi_calloc(ctx, (size_t)(2 * g->n), sizeof *g->mean);
-            g->v = syi_calloc(ctx, (size_t)(e->k * g->n + e->k), sizeof *g->v);
+            g->v = syi_calloc(ctx, (size_t)(g->most * g->n + g->most), sizeof *g->v);
             if (!g->mean || !g->v) return SY_E_MEMORY;
             g->m2 = g->mean + g->n;
-            g->sigma = g->v + e->k * g->n;
+            g->sigma = g->v + g->most * g->n;
+            if (e->solver == MOMENT) SYI_TRY(syi_stats_new(ctx, g->n, SY_STAT_XX | SY_STAT_MEAN, 0, 0, &g->stats));
         }
         e->modules[e->n_modules++] = (module){ .at = at, .g = g, .rank = syi_min(e->k, site->in) };
     }
+    return SY_OK;
+}
+
+/* The first g->kept of vt[kept, n] and sigma are the group's directions now; whether its modules
+ * have settled. */
+static sy_status take_directions(eva *e, group *g, const float *sigma, const float *vt)
+{
+    const int64_t n = g->n;
+    double *cosine = syi_alloc(e->lora.ctx, (size_t)g->kept * sizeof *cosine + 1);
+    if (!cosine) return SY_E_MEMORY;
+    for (int64_t i = 0; i < g->kept; i++) {
+        float *v = g->v + i * n;
+        int64_t most = 0;
+        for (int64_t j = 1; j < n; j++)
+            if (fabsf(vt[i * n + j]) > fabsf(vt[i * n + most])) most = j;
+        const float sign = vt[i * n + most] < 0 ? -1.0f : 1.0f;
+        cosine[i] = 0; /* to its last state; 0 in the first round */
+        for (int64_t j = 0; j < n; j++) {
+            const float now = sign * vt[i * n + j];
+            cosine[i] += (double)now * v[j];
+            v[j] = now;
+        }
+        g->sigma[i] = sigma[i];
+    }
+    for (int m = 0; m < e->n_modules; m++) {
+        module *o = &e->modules[m];
+        if (o->g != g) continue;
+        o->done = o->rank <= g->kept;
+        for (int64_t i = 0; i < o->rank && o->done; i++) o->done = cosine[i] >= e->tau;
+        if (o->done) o->settled = o->rank;
+    }
+    syi_free(e->lora.ctx, cosine);
     return SY_OK;
 }
 
@@ -166,10 +206,11 @@ static sy_status collect(eva *e)
 static sy_status absorb(eva *e, group *g, float *x, int64_t b)
 {
     sy_context *ctx = e->lora.ctx;
-    const int64_t n = g->n, k = syi_min(e->k, n), old = g->kept, extra = g->count > 0 ? 1 : 0, rows = old + b + extra;
+    const int64_t n = g->n, k = g->most, old = g->kept, extra = g->count > 0 ? 1 : 0, rows = old + b + extra;
     double *mean = syi_calloc(ctx, (size_t)n, sizeof *mean);
     float *s = syi_alloc(ctx, (size_t)(rows * n) * sizeof *s);
-    const int64_t p = e->solver == EXACT ? syi_min(rows, n) : k;
+    const bool exact = e->solver == EXACT || e->rows == MINOR;
+    const int64_t p = exact ? syi_min(rows, n) : k;
     float *u = syi_alloc(ctx, (size_t)(rows * p) * sizeof *u), *sigma = syi_alloc(ctx, (size_t)p * sizeof *sigma), *vt = syi_alloc(ctx, (size_t)(p * n) * sizeof *vt);
     sy_status st = mean && s && u && sigma && vt ? SY_OK : SY_E_MEMORY;
     if (st == SY_OK) {
@@ -194,33 +235,12 @@ static sy_status absorb(eva *e, group *g, float *x, int64_t b)
             g->mean[j] = (g->count * g->mean[j] + (double)b * mean[j]) / (g->count + (double)b);
         }
         g->count += (double)b;
-        st = e->solver == EXACT ? syi_svd(ctx, rows, n, s, u, sigma, vt)
-                                : syi_rsvd(sy_run_engine(e->run), rows, n, s, k, 4, syi_key(42, "eva", g->site->name, 0), u, sigma, vt);
+        st = exact ? syi_svd(ctx, rows, n, s, u, sigma, vt)
+                   : syi_rsvd(sy_run_engine(e->run), rows, n, s, k, 4, syi_key(42, "eva", g->site->name, 0), u, sigma, vt);
     }
     if (st == SY_OK) {
         g->kept = syi_min(k, syi_min(rows, n));
-        for (int64_t i = 0; i < g->kept; i++) {
-            float *v = g->v + i * n;
-            double cosine = 0;
-            int64_t most = 0;
-            for (int64_t j = 1; j < n; j++)
-                if (fabsf(vt[i * n + j]) > fabsf(vt[i * n + most])) most = j;
-            const float sign = vt[i * n + most] < 0 ? -1.0f : 1.0f;
-            for (int64_t j = 0; j < n; j++) {
-                const float now = sign * vt[i * n + j];
-                cosine += (double)now * v[j];
-                v[j] = now;
-            }
-            g->sigma[i] = sigma[i];
-            u[i] = (float)cosine; /* to its last state; 0 in the first round */
-        }
-        for (int m = 0; m < e->n_modules; m++) {
-            module *o = &e->modules[m];
-            if (o->g != g) continue;
-            o->done = o->rank <= g->kept;
-            for (int64_t i = 0; i < o->rank && o->done; i++) o->done = u[i] >= e->tau;
-            if (o->done) o->settled = o->rank;
-        }
+        st = take_directions(e, g, sigma, vt);
     }
     syi_free(ctx, mean);
     syi_free(ctx, s);
@@ -230,22 +250,76 @@ static sy_status absorb(eva *e, group *g, float *x, int64_t b)
     return st;
 }
 
-static sy_status see(void *self, const sy_site *site, const sy_tensor *x)
+/* Principal directions of all rows so far from their sums: eigenvectors of the centred second
+ * moments, by subspace iteration where there are many features. */
+static sy_status decompose(eva *e, group *g)
 {
-    eva *e = self;
-    group *g = group_of(e, site);
+    enum { SMALL = 384, ITERATIONS = 6 };
+    sy_context *ctx = e->lora.ctx;
+    const int64_t n = g->n, k = g->most;
+    const bool whole = n <= SMALL || 2 * k >= n;
+    const sy_stats *s = g->stats;
+    double *c = syi_alloc(ctx, (size_t)(n * n) * sizeof *c), *w = syi_alloc(ctx, (size_t)n * sizeof *w), *v = whole ? syi_alloc(ctx, (size_t)(n * n) * sizeof *v) : NULL;
+    float *f = syi_alloc(ctx, (size_t)(n * n) * sizeof *f), *u = whole ? NULL : syi_alloc(ctx, (size_t)(n * k) * sizeof *u), *sigma = syi_alloc(ctx, (size_t)n * sizeof *sigma),
+          *vt = syi_alloc(ctx, (size_t)(k * n) * sizeof *vt);
+    sy_status st = c && w && f && sigma && vt && (whole ? v != NULL : u != NULL) ? SY_OK : SY_E_MEMORY;
+    if (st == SY_OK) {
+        g->count = (double)s->tokens;
+        for (int64_t i = 0; i < n; i++) g->mean[i] = s->sum[i] / g->count;
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t j = i; j < n; j++) {
+                c[i * n + j] = c[j * n + i] = s->xx[i * n + j] - g->count * g->mean[i] * g->mean[j];
+                f[i * n + j] = f[j * n + i] = (float)c[i * n + j];
+            }
+        for (int64_t i = 0; i < n; i++) g->m2[i] = fmax(0, c[i * n + i]);
+        if (whole) st = syi_eigh(ctx, n, c, w, v);
+        else st = syi_rsvd(sy_run_engine(e->run), n, n, f, k, ITERATIONS, syi_key(42, "eva", g->site->name, 0), u, sigma, vt);
+        if (st == SY_E_NUMERIC) syi_fail(ctx, st, "eva: the inputs of %s are not finite", g->site->name);
+    }
+    if (st == SY_OK) {
+        g->kept = syi_min(k, s->tokens);
+        for (int64_t i = 0; i < g->kept; i++) {
+            sigma[i] = (float)sqrt(fmax(0, whole ? w[i] : (double)sigma[i]));
+            for (int64_t j = 0; whole && j < n; j++) vt[i * n + j] = (float)v[i * n + j];
+        }
+        st = take_directions(e, g, sigma, vt);
+    }
+    syi_free(ctx, c);
+    syi_free(ctx, w);
+    syi_free(ctx, v);
+    syi_free(ctx, f);
+    syi_free(ctx, u);
+    syi_free(ctx, sigma);
+    syi_free(ctx, vt);
+    return st;
+}
+
+static sy_status add_rows(eva *e, group *g, const sy_tensor *x, int64_t counted)
+{
     const int64_t n = g->n, tokens = sy_tensor_rows(x), z = sy_dtype_block_bytes(x->dtype);
-    if (g->done || e->counted < syi_min(e->k, n)) return SY_OK; /* too few rows to tell so many directions apart */
-    float *rows = syi_alloc(e->lora.ctx, (size_t)(e->counted * n) * sizeof *rows);
+    if (e->solver == MOMENT) return syi_stats_add(sy_run_engine(e->run), g->stats, x, NULL, e->mask);
+    float *rows = syi_alloc(e->lora.ctx, (size_t)(counted * n) * sizeof *rows);
     sy_status st = rows ? SY_OK : SY_E_MEMORY;
     int64_t b = 0;
     for (int64_t t = 0; t < tokens && st == SY_OK; t++) {
-        if (!e->mask[t]) continue;
+        if (e->mask && !e->mask[t]) continue;
         st = syi_cast(sy_run_engine(e->run), x->dtype, (const char *)x->data + t * n * z, SY_F32, rows + b++ * n, n);
     }
     if (st == SY_OK) st = absorb(e, g, rows, b);
     syi_free(e->lora.ctx, rows);
     return st;
+}
+
+static sy_status see(void *self, const sy_site *site, const sy_tensor *x)
+{
+    eva *e = self;
+    group *g = group_of(e, site);
+    const int64_t counted = e->mask ? e->counted : sy_tensor_rows(x);
+    if (counted >= g->most) { /* else too few rows to tell so many directions apart */
+        e->seen = true;
+        SYI_TRY(add_rows(e, g, x, counted));
+    }
+    return --e->to_see > 0 ? SY_OK : (sy_status)SY_SEEN_ENOUGH; /* what lies above is not needed */
 }
 
 /* -- ranks ------------------------------------------------------------------------------------- */
@@ -282,7 +356,7 @@ static sy_status redistribute(eva *e)
     if (!all) return SY_E_MEMORY;
     for (int m = 0; m < e->n_modules; m++) {
         const group *g = e->modules[m].g;
-        for (int64_t i = 0; i < g->kept && i < syi_min(e->k, g->n); i++) all[n++] = (claim){ share(e, g, i), m, i };
+        for (int64_t i = 0; i < syi_min(g->kept, syi_min(e->k, g->n)); i++) all[n++] = (claim){ share(e, g, i), m, i };
         e->modules[m].rank = 0;
     }
     qsort(all, (size_t)n, sizeof *all, by_share);
@@ -296,10 +370,11 @@ static sy_status redistribute(eva *e)
     return SY_OK;
 }
 
-/* Which tokens of a batch are looked at. */
+/* Which tokens of a batch are looked at; of images every row that a module sees. */
 static void choose_tokens(eva *e, const sy_batch *b, bool labels)
 {
     e->counted = 0;
+    if (!e->mask) return;
     for (int64_t t = 0; t < b->tokens; t++) {
         const bool begins = b->first[t] == t, padding = begins && b->target[t] < 0 && (t + 1 == b->tokens || b->first[t + 1] == t + 1);
         bool yes = !padding;
@@ -325,20 +400,29 @@ static sy_status look(eva *e)
         sy_batch b;
         SYI_TRY(sy_run_batch(e->run, e->round, e->svd_rows, &b));
         syi_free(ctx, e->mask);
-        e->mask = syi_alloc(ctx, (size_t)b.tokens);
-        if (!e->mask) return SY_E_MEMORY;
+        e->mask = b.pixels ? NULL : syi_alloc(ctx, (size_t)b.tokens);
+        if (!e->mask && !b.pixels) return SY_E_MEMORY;
         choose_tokens(e, &b, labels);
-        if (labels && e->counted < e->k) {
+        if (labels && e->mask && e->counted < e->k) {
             if (!wide) syi_log(ctx, SY_LOG_WARN, "eva: %lld tokens of a batch carry loss, fewer than the %lld directions that are looked for; all tokens are used", (long long)e->counted, (long long)e->k);
             wide = true;
             choose_tokens(e, &b, false);
         }
-        if (e->counted >= e->k) seen++;
+        e->seen = false;
+        e->to_see = 0;
         for (int g = 0; g < e->n_groups; g++) {
+            e->to_see += !e->groups[g].done;
             e->groups[g].site->see = e->groups[g].done ? NULL : see;
             e->groups[g].site->see_self = e;
         }
         SYI_TRY(sy_run_observe(e->run, &b));
+        seen += e->seen;
+        const int64_t rounds = e->round + 1;
+        if (e->solver == MOMENT) { /* looked at after 1, 2, 4, 8 ... batches, and at the end */
+            if ((rounds & (rounds - 1)) != 0 && rounds < e->max_batches) continue;
+            for (int g = 0; g < e->n_groups && seen; g++)
+                if (!e->groups[g].done) SYI_TRY(decompose(e, &e->groups[g]));
+        }
         SYI_TRY(redistribute(e));
         syi_progress(ctx, &(sy_progress){ .what = "eva", .done = e->round + 1, .total = e->max_batches, .unit = "batch" });
         if (seen > 1 && open_components(e) == 0) {

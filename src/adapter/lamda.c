@@ -126,10 +126,10 @@ static sy_status triplets(lamda *l, sy_run *run, const sy_site *site, int64_t r,
     return st;
 }
 
-static sy_status site_rank(lamda *l, const sy_site *site, int64_t *rank)
+static sy_status site_rank(lamda *l, sy_run *run, const sy_site *site, int64_t *rank)
 {
     double r = (double)l->rank;
-    SYI_TRY(syi_pattern_value(l->ctx, &l->rank_pattern, site, &r));
+    SYI_TRY(syi_pattern_value(l->ctx, &l->rank_pattern, site, sy_run_adapter_config(run) != NULL, &r));
     if (r < 1 || r != floor(r) || r > 65536)
         return syi_fail(l->ctx, SY_E_USAGE, "lamda: rank-pattern gives %s the rank %g; a rank is a whole number from 1 to 65536", site->name, r);
     *rank = syi_min((int64_t)r, syi_min(site->in, site->out));
@@ -142,7 +142,7 @@ static sy_status add_site(void *self, sy_run *run, sy_site *site)
     lamda *l = self;
     int64_t r = 1;
     SYI_TRY(syi_linear_only(l->ctx, "lamda", site));
-    SYI_TRY(site_rank(l, site, &r));
+    SYI_TRY(site_rank(l, run, site, &r));
     struct spectrum *q = &l->all[l->n_all++];
     const int64_t p = syi_min(site->in, site->out);
     *q = (struct spectrum){ .site = site, .rank = r };

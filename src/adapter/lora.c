@@ -108,22 +108,22 @@ static sy_status parse_start(lora *l)
     return SY_OK;
 }
 
-static sy_status site_rank(const lora *l, const sy_site *site, int64_t *rank)
+static sy_status site_rank(const lora *l, const sy_run *run, const sy_site *site, int64_t *rank)
 {
     double r = (double)l->rank;
-    SYI_TRY(syi_pattern_value(l->ctx, &l->rank_pattern, site, &r));
+    SYI_TRY(syi_pattern_value(l->ctx, &l->rank_pattern, site, sy_run_adapter_config(run) != NULL, &r));
     if (r < 1 || r > 65536 || r != floor(r))
         return syi_fail(l->ctx, SY_E_USAGE, "lora: rank-pattern gives %s the rank %g; a rank is a whole number from 1 to 65536", site->name, r);
     *rank = (int64_t)r;
     return SY_OK;
 }
 
-static sy_status site_scale(const lora *l, const sy_site *site, double *scale)
+static sy_status site_scale(const lora *l, const sy_run *run, const sy_site *site, double *scale)
 {
     int64_t r = 1;
     double alpha = l->alpha;
-    SYI_TRY(site_rank(l, site, &r));
-    SYI_TRY(syi_pattern_value(l->ctx, &l->alpha_pattern, site, &alpha));
+    SYI_TRY(site_rank(l, run, site, &r));
+    SYI_TRY(syi_pattern_value(l->ctx, &l->alpha_pattern, site, sy_run_adapter_config(run) != NULL, &alpha));
     *scale = alpha / (l->use_rslora ? sqrt((double)r) : (double)r);
     return SY_OK;
 }
@@ -151,7 +151,7 @@ static sy_status init(void *self, sy_run *run)
         if (sites[i]->kind == SY_SITE_EMBED && (l->use_dora || l->lora_bias || l->start == INIT_PISSA))
             st = syi_fail(l->ctx, SY_E_UNSUPPORTED, "lora: %s is an embedding, which %s does not work on; leave it out of target-modules", sites[i]->name,
                           l->use_dora ? "use-dora" : l->lora_bias ? "lora-bias" : "init pissa");
-        if (st == SY_OK) st = site_rank(l, sites[i], &r);
+        if (st == SY_OK) st = site_rank(l, run, sites[i], &r);
         if (st == SY_OK && l->start == INIT_PISSA && r > syi_min(sites[i]->in, sites[i]->out))
             st = syi_fail(l->ctx, SY_E_USAGE, "lora: PiSSA of rank %lld needs a weight with at least that many rows and columns; %s is %lld x %lld",
                           (long long)r, sites[i]->name, (long long)sites[i]->out, (long long)sites[i]->in);
@@ -250,7 +250,7 @@ static sy_status attach(void *self, sy_run *run, sy_wrap *at)
     own *o = at->own;
     const bool loading = sy_run_adapter_config(run) != NULL; /* the folder's tensors follow */
     if (l->plus_ratio > 0 && !l->grouped) group_vectors(l, run);
-    SYI_TRY(site_scale(l, at->site, &o->scale));
+    SYI_TRY(site_scale(l, run, at->site, &o->scale));
     if (at->site->kind == SY_SITE_EMBED) {
         if (l->start == INIT_FALSE && !loading) syi_param_normal(at->slot[ROW_EA], sy_run_key(run, "lora_embedding_A", at->site->name), 1);
         return SY_OK;

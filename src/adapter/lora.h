@@ -66,8 +66,10 @@ typedef struct { uint32_t state[624]; int at; } syi_torch_rng;
 void syi_torch_seed(syi_torch_rng *rng, uint64_t seed);
 void syi_torch_uniform(syi_torch_rng *rng, float bound, int64_t n, float *out);
 /* The value that a pattern (rank_pattern, alpha_pattern) gives a site: the first key for
- * which PEFT's re.match("(.*\.)?(KEY)$", path) holds; *value is left alone otherwise. */
-sy_status syi_pattern_value(sy_context *ctx, const sy_map *pattern, const sy_site *site, double *value);
+ * which PEFT's re.match("(.*\.)?(KEY)$", path) holds; *value is left alone otherwise. Unless only
+ * the `first` is asked for (a folder, read as PEFT reads it), a second key that says something else
+ * is SY_E_USAGE. */
+sy_status syi_pattern_value(sy_context *ctx, const sy_map *pattern, const sy_site *site, bool first, double *value);
 /* The first `rows` rows and `cols` columns of a frozen shared tensor (seen as [dim 0, rest]):
  * itself where that is a whole run of numbers, otherwise a copy in the cache, made at the first
  * forward (after a folder's tensors have been loaded) and kept as long as the method. */

@@ -27,14 +27,14 @@ typedef struct {
     int64_t rank, key;
     double alpha, dropout;
     int rule, dist, path;
-    bool sparse, very_sparse, save_projection, init_weights, use_dora;
+    bool sparse, very_sparse, save_projection, save_copies, init_weights, use_dora;
     sy_context *ctx;
     syi_slice *slices;
     int64_t in, out;   /* maxima over sites */
     bool drawn;
 } randlora;
 
-enum { ROW_L, ROW_G, ROW_M, ROW_A, ROW_B, ROW_A_MADE, ROW_B_MADE };
+enum { ROW_L, ROW_G, ROW_M, ROW_A, ROW_B, ROW_A_COPIED, ROW_B_COPIED, ROW_A_MADE, ROW_B_MADE };
 
 static const sy_option options[] = {
     SY_ADAPTER_ROWS(randlora),
@@ -56,6 +56,8 @@ static const sy_option options[] = {
       .help = "seed of the random matrices", .example = "7" },
     { .name = "save-projection", .type = SY_OPT_BOOL, .offset = offsetof(randlora, save_projection), .def = "on", .peft = "save_projection",
       .help = "store the random matrices with the adapter", .example = "off" },
+    { .name = "save-copies", .type = SY_OPT_BOOL, .offset = offsetof(randlora, save_copies), .def = "off", .flags = SY_OPT_ADVANCED,
+      .help = "store them again under every module, as PEFT does and looks for (it says otherwise that they are missing)", .example = "on" },
     { .name = "use-dora", .type = SY_OPT_BOOL, .offset = offsetof(randlora, use_dora), .def = "off", .flags = SY_OPT_ADVANCED, .peft = "use_dora",
       .help = "RandDoRA: train the length of each output row apart from its direction (PEFT does not know it)", .example = "on" },
     { .name = "init-weights", .type = SY_OPT_BOOL, .offset = offsetof(randlora, init_weights), .def = "on", .flags = SY_OPT_ADVANCED, .peft = "init_weights",
@@ -70,8 +72,10 @@ static const sy_slot slots[] = {
     [ROW_L] = { .name = ".randlora_lambda", .shape = "rank,bases", .flags = SY_SLOT_TRAIN, .fill = SY_FILL_ZERO, .group = "randlora" },
     [ROW_G] = { .name = ".randlora_gamma", .shape = "bases,small", .flags = SY_SLOT_TRAIN, .fill = SY_FILL_OWN, .group = "randlora" },
     [ROW_M] = { .name = ".randlora_magnitude", .shape = "out", .when = "use-dora", .flags = SY_SLOT_TRAIN | SY_SLOT_NO_DECAY, .fill = SY_FILL_OWN, .group = "randlora" },
-    [ROW_A] = { .name = "base_model.randlora_A", .shape = "rank,1,small", .when = "save-projection", .flags = SHARED, .fill = SY_FILL_OWN },
-    [ROW_B] = { .name = "base_model.randlora_B", .shape = "large,bases,rank", .when = "save-projection", .flags = SHARED, .fill = SY_FILL_OWN },
+    [ROW_A] = { .name = "base_model.randlora_A", .shape = "rank,1,small", .when = "save-projection !save-copies", .flags = SHARED, .fill = SY_FILL_OWN },
+    [ROW_B] = { .name = "base_model.randlora_B", .shape = "large,bases,rank", .when = "save-projection !save-copies", .flags = SHARED, .fill = SY_FILL_OWN },
+    [ROW_A_COPIED] = { .name = "base_model.randlora_A", .shape = "rank,1,small", .when = "save-projection save-copies", .flags = SHARED | SY_SLOT_REPEATED, .fill = SY_FILL_OWN },
+    [ROW_B_COPIED] = { .name = "base_model.randlora_B", .shape = "large,bases,rank", .when = "save-projection save-copies", .flags = SHARED | SY_SLOT_REPEATED, .fill = SY_FILL_OWN },
     [ROW_A_MADE] = { .name = "base_model.randlora_A", .shape = "rank,1,small", .when = "!save-projection", .flags = SHARED | SY_SLOT_NOT_SAVED, .fill = SY_FILL_OWN },
     [ROW_B_MADE] = { .name = "base_model.randlora_B", .shape = "large,bases,rank", .when = "!save-projection", .flags = SHARED | SY_SLOT_NOT_SAVED, .fill = SY_FILL_OWN },
     { .name = NULL }
@@ -79,8 +83,9 @@ static const sy_slot slots[] = {
 
 static sy_param *shared(const sy_wrap *at, bool b)
 {
-    sy_param *saved = at->slot[b ? ROW_B : ROW_A];
-    return saved ? saved : at->slot[b ? ROW_B_MADE : ROW_A_MADE];
+    for (int row = ROW_A + b; row <= ROW_B_MADE; row += 2)
+        if (at->slot[row]) return at->slot[row];
+    return NULL;
 }
 
 /* -- before the tensors -------------------------------------------------------------------- */

@@ -171,6 +171,10 @@ static sy_status collect(sy_run *run, syi_active *a, tensors *t)
         }
     for (int i = 0; a->shared && m->slots[i].name; i++)
         if (a->shared[i] && !(m->slots[i].flags & (SY_SLOT_STATE | SY_SLOT_NOT_SAVED))) SYI_TRY(add_param(run, t, a->shared[i]));
+    for (int i = 0; a->shared && m->slots[i].name; i++) /* the same numbers, which the file holds many times */
+        for (int w = 0; a->shared[i] && (m->slots[i].flags & SY_SLOT_REPEATED) && w < a->n_wraps; w++)
+            if (a->wraps[w]->active)
+                SYI_TRY(add(run, t, syi_arena_format(run->arena, "base_model.model.%s.%s", a->wraps[w]->site->name, last_part(m->slots[i].name)), a->shared[i]->value));
     for (int i = 0; i < run->n_params; i++)
         if (!run->params[i]->owner) SYI_TRY(add_param(run, t, run->params[i]));
     return SY_OK;

@@ -32,7 +32,7 @@ static const sy_option rows[] = {
 
 /* -- what is asked for ---------------------------------------------------------------------- */
 
-static const char *const top_keys[] = {"title", "model", "data", "eval-data", "test-data", "control-data", "seeds", "lr", "match", "budget", "tokens", "train", "methods"};
+static const char *const top_keys[] = {"title", "model", "data", "eval-data", "test-data", "control-data", "seeds", "lr", "match", "budget", "tokens", "choose-tokens", "train", "methods"};
 static const char *const method_keys[] = {"name", "adapter", "optimizer", "objective", "trainer", "lr", "match", "settings", "train"};
 
 /* Mappings with '_' and '-' alike: keys are brought to '-'. */
@@ -261,7 +261,7 @@ static int64_t int_of(const json_t *a, const json_t *b, const char *key, int64_t
     return json_is_number(v) ? (int64_t)json_number_value(v) : otherwise;
 }
 
-static sy_status set_training(compare *c, const json_t *m, double lr, int64_t seed, const char *dir, sy_job *train)
+static sy_status set_training(compare *c, const json_t *m, double lr, int64_t seed, double tokens, const char *dir, sy_job *train)
 {
     const json_t *shared = json_object_get(c->asked, "train"), *own = json_object_get(m, "train");
     static const char *const kinds[] = {"adapter", "optimizer", "objective", "trainer"};
@@ -274,7 +274,6 @@ static sy_status set_training(compare *c, const json_t *m, double lr, int64_t se
     SYI_TRY(set_all(c, train, shared));
     SYI_TRY(set_all(c, train, own));
     SYI_TRY(set_all(c, train, json_object_get(m, "settings")));
-    const double tokens = json_number_value(json_object_get(c->asked, "tokens"));
     if (tokens > 0) {
         const double step = (double)(int_of(own, shared, "batch", 4) * int_of(own, shared, "seq", 512) * int_of(own, shared, "accumulation", 1));
         SYI_TRY(set_one(c, train, "steps", ceil(tokens / step)));
@@ -347,13 +346,17 @@ static int64_t saved_bytes(sy_context *ctx, const char *dir, bool whole)
     return n;
 }
 
-/* Trains (or resumes) and measures; the result lies beside the run as result.json. */
+/* Trains (or resumes) and, unless it is only to choose a learning rate, measures; the result lies
+ * beside the run as result.json. A choice of a budget of its own is a run of its own; else the
+ * chosen run is also the first seed's. */
 static sy_status one_run(compare *c, const json_t *m, double lr, int64_t seed, bool measure, json_t **out)
 {
     char name[400];
+    const double all = json_number_value(json_object_get(c->asked, "tokens")), few = json_number_value(json_object_get(c->asked, "choose-tokens"));
+    const bool choice = !measure && few > 0;
     const sy_method *method = sy_method_find(text(m, "adapter"), SY_ADAPTER);
     const bool whole = method && (method->caps & SY_CAP_TRAINS_MODEL);
-    snprintf(name, sizeof name, "%s/runs/%.100s/lr%g-seed%lld", c->out, text(m, "name"), lr, (long long)seed);
+    snprintf(name, sizeof name, "%s/runs/%.100s/%slr%g-seed%lld", c->out, text(m, "name"), choice ? "choose-" : "", lr, (long long)seed);
     char *file = syi_join(c->ctx, name, "result.json"), *old = NULL;
     json_t *result = NULL;
     int64_t n;
@@ -372,7 +375,7 @@ static sy_status one_run(compare *c, const json_t *m, double lr, int64_t seed, b
         syi_log(c->ctx, SY_LOG_INFO, "compare: %s, lr %g, seed %lld", text(m, "name"), lr, (long long)seed);
         reset_peak();
         st = sy_job_new(c->ctx, "train", &train);
-        if (st == SY_OK) st = set_training(c, m, lr, seed, name, train);
+        if (st == SY_OK) st = set_training(c, m, lr, seed, choice ? few : all, name, train);
         if (st == SY_OK && begun) st = sy_job_set(train, "resume", name);
         if (st == SY_OK) st = sy_job_run(train);
         json_t *report = st == SY_OK ? json_loads(sy_job_report(train), 0, NULL) : NULL;
@@ -395,7 +398,7 @@ static sy_status one_run(compare *c, const json_t *m, double lr, int64_t seed, b
     } else if (st == SY_OK && !syi_exists(file)) {
         st = syi_json_write(c->ctx, file, result, false);
     }
-    if (st == SY_OK && whole && measure) { /* a whole model a run would fill the disk */
+    if (st == SY_OK && whole && (measure || choice)) { /* a whole model a run would fill the disk */
         char *weights = syi_join(c->ctx, name, "model.safetensors");
         if (weights) syi_remove_tree(c->ctx, weights);
         syi_free(c->ctx, weights);
@@ -553,7 +556,7 @@ const sy_verb sy_verb_compare = {
         "about as much. Writes compare.json and report.html (no external files): loss curves with seed bands, quality against "
         "parameters, memory and time, a table, and what the numbers say. Stop it at any time: the same command goes on.\n\n"
         "Keys of the file: model, data, eval-data, test-data, control-data (a text to see what was forgotten), seeds, lr (one or several), "
-        "tokens, match, budget, train (options of the verb train), methods (name, adapter, optimizer, lr, settings, train).",
+        "tokens, choose-tokens (of each run that chooses a rate; otherwise it is a whole one), match, budget, train (options of the verb train), methods (name, adapter, optimizer, lr, settings, train).",
     .example = "compare tests/data/compare.yaml --out {tmp}/comparison",
     .options = rows, .size = sizeof(compare), .flags = SY_VERB_NO_MODEL, .run = compare_run, .free = compare_free,
 };

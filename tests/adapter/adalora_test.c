@@ -262,6 +262,7 @@ static void refusals(void **state)
     MODEL(f, model);
     check_refused(f, model, "adalora", LIST("init-r=3", "target-r=4"), SY_E_USAGE, "ranks only fall");
     check_refused(f, model, "adalora", LIST("init-r=17", "target-r=4"), SY_E_USAGE, "above the lesser side");
+    check_refused(f, model, "adalora", LIST("target-modules=q_prj", "target-r=2"), SY_E_USAGE, "q_prj");
     check_refused(f, model, "adalora", LIST("target-modules=embed_tokens", "target-r=2"), SY_E_UNSUPPORTED, "embed_tokens");
     sy_run *run = tiny_run_open(f->ctx, &(tiny_run){ .model = model, .adapter = "adalora", .dtype = SY_F32, .total = 10, .settings = LIST("target-r=4", "tinit=6", "tfinal=4") });
     assert_int_equal(sy_run_event(run, SY_START), SY_E_USAGE);

@@ -89,11 +89,10 @@ static double captured(const float *x, int64_t rows, int64_t n, const double *a,
 /* With k = n the streaming decomposition is exact however the data are cut: A holds the leading
  * right singular vectors of all centred rows together, and no other orthonormal rows capture
  * more. */
-static void principal_directions(void **state)
+static void principal(test_folder *f, const char *solver)
 {
-    test_folder *f = *state;
     enum { BATCHES = 5, R = 3 };
-    const char *const settings[] = { "rank=3", "rho=16", "svd=exact", "tau=1", "max-batches=5", "target-modules=q_proj,o_proj,up_proj", NULL };
+    const char *const settings[] = { "rank=3", "rho=16", solver, "tau=1", "max-batches=5", "target-modules=q_proj,o_proj,up_proj", NULL };
     static const char *const sites[] = { "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.o_proj", "model.layers.1.mlp.up_proj" };
     char model[512];
     MODEL(f, model);
@@ -144,6 +143,73 @@ static void principal_directions(void **state)
         free(vt);
     }
     sy_run_close(run);
+}
+
+static void principal_directions(void **state)
+{
+    principal(*state, "svd=exact");
+    principal(*state, "svd=moment");
+}
+
+/* The least directions: A x varies less than that of the leading ones, and less than x itself. */
+static void least_directions(void **state)
+{
+    test_folder *f = *state;
+    char model[512];
+    MODEL(f, model);
+    double got[2];
+    float *x = malloc(8 * TINY_TOKENS * 16 * sizeof *x);
+    for (int k = 0; k < 2; k++) {
+        const char *const settings[] = { "rank=2", "rho=1", "tau=1", "max-batches=8", "use-label-mask=off", "target-modules=q_proj", k ? "directions=minor" : "directions=major", NULL };
+        tiny_batch text;
+        sy_run *run = started(f, model, settings, SY_F32, &text);
+        const sy_param *a = tiny_param(run, "layers.0.self_attn.q_proj.lora_A.weight");
+        double rows[2 * 16];
+        assert_int_equal(a->value.dim[0], 2);
+        for (int i = 0; i < 32; i++) rows[i] = tiny_get(a, i);
+        sy_run_close(run);
+        const int64_t n = inputs(f, model, "model.layers.0.self_attn.q_proj", 8, false, x);
+        got[k] = captured(x, n, 16, rows, 2);
+    }
+    free(x);
+    assert_true(got[1] < 0.2 * got[0]);
+}
+
+/* A pass that is cut short (the data end, the program is killed) and begun again gives the same
+ * bits: it is a function of the data and the seed. */
+static sy_status cut_feed(void *self, int64_t index, int64_t rows, sy_batch *out)
+{
+    return index == 2 ? SY_E_CANCELLED : check_feed(self, index, rows, out);
+}
+
+static void cut_short(void **state)
+{
+    test_folder *f = *state;
+    char model[512];
+    MODEL(f, model);
+    static const char *const solvers[] = { "svd=randomized", "svd=moment" };
+    for (int k = 0; k < 2; k++) {
+        const tiny_run r = { .model = model, .adapter = "eva", .settings = LIST("rank=3", "max-batches=4", "tau=1", solvers[k]), .dtype = SY_F32, .total = 3 };
+        syi_hash all[2];
+        for (int cut = 0; cut < 2; cut++) {
+            tiny_batch text, b;
+            sy_step_result result;
+            sy_run *run = tiny_run_open(f->ctx, &r);
+            if (cut) {
+                sy_run_feed(run, cut_feed, &text);
+                assert_int_equal(sy_run_event(run, SY_START), SY_E_CANCELLED);
+                sy_run_close(run);
+                run = tiny_run_open(f->ctx, &r);
+            }
+            sy_run_feed(run, check_feed, &text);
+            TEST_OK(f->ctx, sy_run_event(run, SY_START));
+            tiny_batch_make(&b, TINY_MODEL.vocab, 7);
+            for (int t = 0; t < 3; t++) TEST_OK(f->ctx, sy_run_step_once(run, &b.batch, 1e-2, 1, &result));
+            all[cut] = check_hash(f->ctx, run);
+            sy_run_close(run);
+        }
+        assert_true(all[0].lo == all[1].lo && all[0].hi == all[1].hi);
+    }
 }
 
 static void ranks(void **state)
@@ -245,6 +311,6 @@ static void refusals(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { folder_test(start_changes_nothing), folder_test(principal_directions), folder_test(ranks), folder_test(files), folder_test(resumes), folder_test(refusals) };
+    const struct CMUnitTest tests[] = { folder_test(start_changes_nothing), folder_test(principal_directions), folder_test(least_directions), folder_test(cut_short), folder_test(ranks), folder_test(files), folder_test(resumes), folder_test(refusals) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

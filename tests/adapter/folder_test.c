@@ -21,6 +21,14 @@ static const form forms[] = {
     { "lora", { "rank=3", "exclude-modules=down_proj", "modules-to-save=norm,embed_tokens", NULL }, true, false, 1e-5, NULL },
     { "lora", { "rank=3", "modules-to-save=lm_head,input_layernorm", NULL }, false, false, 1e-5, NULL },
     { "vera", { "rank=8", NULL }, false, true, 1e-5, "yes" },
+    { "miss", { "rank=5", NULL }, false, true, 1e-5, "yes" },
+    { "miss", { "rank=6", "mode=mini", "mini-r=4", NULL }, true, false, 1e-5, "yes" },
+    { "miss", { "rank=4", "mode=bat", NULL }, false, true, 1e-5, NULL },
+    { "randlora", { "rank=3", "alpha=3", NULL }, true, false, 1e-5, NULL },
+    { "randlora", { "rank=4", "alpha=3", "sparse=on", "save-projection=off", "target-modules=q_proj,down_proj", NULL }, false, true, 1e-5, NULL },
+    { "lamda", { "rank=4", "alpha=6", NULL }, false, true, 1e-5, "yes" },
+    { "lamda", { "rank=5", "plus=on", NULL }, true, false, 1e-5, "yes" },
+    { "adalora", { "init-r=5", "target-r=3", "alpha=7", NULL }, false, true, 1e-5, "yes" },
     { "vera", { "rank=8", "save-projection=off", "projection-prng-key=5", NULL }, true, false, 1e-5, "yes" },
 };
 

@@ -258,6 +258,8 @@ static void refusals(void **state)
     MODEL(f, model);
     check_refused(f, model, "lamda", LIST("plus=on", "r-min=9", "r-max=3", "rank=4"), SY_E_USAGE, "r-min 9");
     check_refused(f, model, "lamda", LIST("rank-pattern=q_proj=1.5"), SY_E_USAGE, "q_proj");
+    check_refused(f, model, "lamda", LIST("rank-pattern=q_proj=2,.*q_proj=3"), SY_E_USAGE, "two keys");
+    check_refused(f, model, "lamda", LIST("target-modules=q_prj"), SY_E_USAGE, "q_prj");
     check_refused(f, model, "lamda", LIST("target-modules=embed_tokens"), SY_E_UNSUPPORTED, "embed_tokens");
     sy_run *run = tiny_run_open(f->ctx, &(tiny_run){ .model = model, .adapter = "lamda", .settings = LIST("rank=64"), .dtype = SY_F32 }); /* clamped */
     assert_int_equal(tiny_param(run, "layers.0.self_attn.v_proj.lamda_S")->value.dim[0], 8);

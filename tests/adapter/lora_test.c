@@ -144,6 +144,8 @@ static void wrong_settings(void **state)
         { "lora", { "init=pissa", "rank=17", NULL }, SY_E_USAGE, "17" },
         { "lora", { "lora-bias=on", "use-dora=on", NULL }, SY_E_USAGE, "exclude each other" },
         { "lora", { "rank-pattern=q_proj=1.5", NULL }, SY_E_USAGE, "q_proj" },
+        { "lora", { "rank-pattern={\"q_proj\":3,\"layers.1.self_attn.q_proj\":4}", NULL }, SY_E_USAGE, "two keys" },
+        { "lora", { "alpha-pattern={\"v_proj\":3,\".*v_proj\":4}", NULL }, SY_E_USAGE, "two keys" },
         { "lora", { "loraplus-lr-ratio=0.5", NULL }, SY_E_USAGE, "at least 1" },
         { "lora", { "use-dora=on", "target-modules=embed_tokens", NULL }, SY_E_UNSUPPORTED, "embed_tokens" },
         { "lora", { "target-modules=q_prj", NULL }, SY_E_USAGE, "q_prj" },

@@ -205,6 +205,7 @@ static void files(void **state)
     char model[512];
     MODEL(f, model);
     check_round_trip(f, model, "randlora", LIST("rank=3", "alpha=3"), 0);
+    check_round_trip(f, model, "randlora", LIST("rank=3", "alpha=3", "save-copies=on"), 0);
     check_round_trip(f, model, "randlora", LIST("rank=3", "alpha=3", "save-projection=off", "projection-prng-key=9"), 0);
     check_round_trip(f, model, "randlora", LIST("rank=4", "alpha=3", "very-sparse=on", "save-projection=off"), 0);
     check_round_trip(f, model, "randlora", LIST("rank=4", "alpha=8", "scale-rule=paper", "use-dora=on"), 0);
@@ -220,6 +221,7 @@ static void refusals(void **state)
     check_refused(f, model, "randlora", LIST("rank=17"), SY_E_USAGE, "above the lesser side");
     check_refused(f, model, "randlora", LIST("rank=4", "dist=normal", "save-projection=off"), SY_E_USAGE, "save-projection");
     check_refused(f, model, "randlora", LIST("rank=4", "dropout=0.1", "use-dora=on"), SY_E_UNSUPPORTED, "dropout");
+    check_refused(f, model, "randlora", LIST("rank=4", "target-modules=q_prj"), SY_E_USAGE, "q_prj");
     check_refused(f, model, "randlora", LIST("rank=4", "target-modules=embed_tokens"), SY_E_UNSUPPORTED, "embed_tokens");
 }
 

@@ -17,7 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 import transformers
-from peft import AdaLoraConfig, LoraConfig, MissConfig, PeftModel, RandLoraConfig, VeraConfig, get_peft_model
+from peft import AdaLoraConfig, EvaConfig, LoraConfig, MissConfig, PeftModel, RandLoraConfig, VeraConfig, get_peft_model
 from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import load_file, save_file
 
@@ -29,6 +29,7 @@ ap.add_argument("--tool", default=os.path.join(os.environ.get("STEELYARD_BUILD",
 ap.add_argument("--model", default=os.environ.get("STEELYARD_SMOLLM2"))
 ap.add_argument("--only")
 args = ap.parse_args()
+STEELYARD = os.environ.get("STEELYARD_BIN", "build/steelyard")
 torch.set_num_threads(1)  # all but the real model is tiny
 tmp = tempfile.mkdtemp(prefix="peft-referee-")
 failed = 0
@@ -142,6 +143,12 @@ OURS = {  # name: (tied, bias, settings)
     "randlora-drawn-again": (True, False, ["randlora", "rank=8", "alpha=8", "save-projection=off", "projection-prng-key=5", "target-modules=q_proj,v_proj,down_proj"]),
     "randlora-sparse": (False, True, ["randlora", "rank=6", "alpha=9", "sparse=on", "save-projection=off"]),
     "randlora-very-sparse": (False, False, ["randlora", "rank=6", "alpha=9", "very-sparse=on"]),
+    "randlora-copies": (False, False, ["randlora", "rank=6", "alpha=9", "save-copies=on"]),
+    "lamda-as-lora": (False, False, ["lamda", "rank=6", "plus=on"]),
+    "adalora-as-lora": (False, True, ["adalora", "init-r=6", "target-r=4", "alpha=7"]),
+    "miss-as-lora": (False, False, ["miss", "rank=7"]),
+    "bat-as-lora": (False, False, ["miss", "mode=bat", "rank=8"]),
+    "randlora-as-lora": (False, False, ["randlora", "rank=8", "alpha=8"]),
     "randlora-normal": (False, False, ["randlora", "rank=6", "alpha=9", "dist=normal"]),
 }
 
@@ -150,17 +157,22 @@ def ours_in_peft(name):
     tied, bias, settings = OURS[name]
     model, d = tiny(tied, bias), folder("ours-" + name)
     tool("make", model, d, 0.1, 1, *settings)
+    before, converted = ours_logits(model, d), name.endswith("-as-lora")
+    if converted:
+        adapter, d = d, folder("converted-" + name)
+        r = subprocess.run([STEELYARD, "convert", adapter, d, "--to", "lora", "--base", model, "--quiet"], capture_output=True, text=True)
+        need(r.returncode == 0, f"convert: exit {r.returncode}: {r.stderr}")
     with warnings.catch_warnings(record=True) as w:
         warnings.simplefilter("always")
         m = PeftModel.from_pretrained(base_of(model), d)
     # RandLoRA's pair hangs on the model and again on every layer: PEFT misses the copies, which are the same memory.
-    texts = [re.sub(r"'[^']*\.(self_attn|mlp)\.[^']*\.randlora_[AB]\.default'(, )?", "", str(x.message)) for x in w]
+    texts = [str(x.message) if name == "randlora-copies" else re.sub(r"'[^']*\.(self_attn|mlp)\.[^']*\.randlora_[AB]\.default'(, )?", "", str(x.message)) for x in w]
     bad = [x for x in texts if ("missing" in x.lower() or "unexpected" in x.lower()) and "[]" not in x]
     need(not bad, f"PEFT warns: {bad}")
     theirs, ours = theirs_logits(m), ours_logits(model, d)
     moved = relative(ours_logits(model, None), theirs)
     need(moved > 1e-3, f"the adapter does nothing ({moved})")
-    e = relative(ours, theirs)
+    e = max(relative(ours, theirs), relative(before, theirs))
     need(e < 1e-4, f"logits differ by {e}")
     return f"{e:.1e}"
 
@@ -171,6 +183,7 @@ THEIRS = {
     "dora": (False, True, LoraConfig(r=4, lora_alpha=6, use_dora=True, target_modules="all-linear", lora_dropout=0.1)),
     "gaussian": (False, False, LoraConfig(r=4, init_lora_weights="gaussian", target_modules=r".*mlp\.(gate|down)_proj")),
     "pissa": (False, False, LoraConfig(r=4, lora_alpha=4, init_lora_weights="pissa", target_modules="all-linear")),
+    "eva": (False, False, LoraConfig(r=4, lora_alpha=4, init_lora_weights="eva", eva_config=EvaConfig(rho=1.0), target_modules="all-linear")),
     "orthogonal": (False, False, LoraConfig(r=4, init_lora_weights="orthogonal", target_modules="all-linear")),
     "patterns": (False, False, LoraConfig(r=4, rank_pattern={"q_proj": 2, "layers.1.mlp.up_proj": 7}, alpha_pattern={"v_proj": 5}, target_modules="all-linear")),
     "bias-all": (False, True, LoraConfig(r=2, bias="all", target_modules=["q_proj", "v_proj"])),
