@@ -39,6 +39,7 @@ config = json.load(open(os.path.join(a.model, "config.json")))
 def command(*c, cores=0):
     some = ",".join(a.cores.split(",")[: cores or threads])
     env = dict(os.environ, OMP_NUM_THREADS=str(cores or threads))
+    env.pop("OMP_WAIT_POLICY", None)  # as OpenMP comes, for all parties
     r = subprocess.run(["taskset", "-c", some, *map(str, c)], capture_output=True, text=True, env=env)
     if r.returncode:
         raise SystemExit(f"{' '.join(map(str, c))}\nexit {r.returncode}\n{r.stderr[-2000:]}")

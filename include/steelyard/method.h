@@ -250,6 +250,9 @@ struct sy_method {
     void (*free)(void *self);
     /* adapter: the site's output without bias. NULL with a `weight` hook: sy_tiled     */
     sy_node *(*forward)(void *self, sy_graph *g, const sy_wrap *at, sy_next next, sy_node *x);
+    /* adapter: the same for n sites that share their input (q,k,v; gate,up), out[i] of at[i], so
+     * that work on the input is done once. NULL, or false with nothing built: one by one   */
+    bool (*forward_many)(void *self, sy_graph *g, const sy_wrap *const *at, const sy_next *next, int n, sy_node *x, sy_node **out);
     /* adapter: rows [first, first + n) of the effective weight, from those rows of the weight
      * below, `w` [n, in] of the graph's type. Built again in backward, tile by tile.   */
     sy_node *(*weight)(void *self, sy_graph *g, const sy_wrap *at, sy_node *w, int64_t first);

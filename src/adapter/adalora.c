@@ -436,7 +436,7 @@ static sy_node *forward(void *self, sy_graph *g, const sy_wrap *at, sy_next next
     sy_node *base = sy_base(g, next, x), *u = x;
     if (q->dropout > 0 && sy_graph_training(g)) u = syi_op_dropout(g, u, q->dropout, sy_graph_key(g, "adalora_dropout", at->site->name));
     sy_node *h = syi_op_linear(g, u, sy_leaf(g, at->slot[ROW_A]), false), *e = syi_op_reshape(g, sy_leaf(g, at->slot[ROW_E]), 1, &r);
-    return syi_op_product_add(g, base, syi_op_scale_cols(g, h, e), sy_leaf(g, at->slot[ROW_B]), true, scale_of(q));
+    return syi_op_product_add(g, base, syi_op_scale_cols(g, h, e), 0, sy_leaf(g, at->slot[ROW_B]), true, scale_of(q));
 }
 
 /* Which triplets are saved: the final pattern's, or all. */

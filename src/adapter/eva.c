@@ -545,6 +545,10 @@ static sy_status config_out(void *self, sy_run *run, void *json)
 
 static sy_status attach(void *self, sy_run *run, sy_wrap *at) { return sy_method_lora.attach(self, run, at); }
 static sy_node *forward(void *self, sy_graph *g, const sy_wrap *at, sy_next next, sy_node *x) { return sy_method_lora.forward(self, g, at, next, x); }
+static bool forward_many(void *self, sy_graph *g, const sy_wrap *const *at, const sy_next *next, int n, sy_node *x, sy_node **out)
+{
+    return sy_method_lora.forward_many(self, g, at, next, n, x, out);
+}
 static sy_status to_lora(void *self, const sy_wrap *at, sy_tensor *a, sy_tensor *b, double *s) { return sy_method_lora.to_lora(self, at, a, b, s); }
 
 static const sy_paper papers[] = {
@@ -562,5 +566,5 @@ const sy_method sy_method_eva = {
              "modules with more such directions get more rank. Faster first steps for a fixed rank budget; with long training it ends where LoRA does.",
     .peft_type = "LORA", .peft_defaults = SYI_LORA_PEFT_DEFAULTS, .caps = SY_CAP_LINEAR_IN_X,
     .options = options, .slots = syi_lora_slots, .size = sizeof(eva), .at_size = sizeof(struct syi_lora_own),
-    .init = init, .attach = attach, .on = on, .free = release, .forward = forward, .to_lora = to_lora, .config_out = config_out,
+    .init = init, .attach = attach, .on = on, .free = release, .forward = forward, .forward_many = forward_many, .to_lora = to_lora, .config_out = config_out,
 };

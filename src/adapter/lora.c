@@ -307,6 +307,25 @@ static sy_node *forward(void *self, sy_graph *g, const sy_wrap *at, sy_next next
     return syi_op_add(g, plain, syi_op_scale_cols(g, syi_op_lowrank_add(g, inner, dropped, a, b, o->scale, 0, 0), c));
 }
 
+/* Plain branches on one input: their A's are one product, and one in each gradient. */
+static bool forward_many(void *self, sy_graph *g, const sy_wrap *const *at, const sy_next *next, int n, sy_node *x, sy_node **out)
+{
+    const lora *l = self;
+    sy_node *a[4];
+    int64_t from = 0;
+    if (l->use_dora || (l->dropout > 0 && sy_graph_training(g)) || n > SYI_COUNT(a)) return false;
+    for (int i = 0; i < n; i++) a[i] = sy_leaf(g, at[i]->slot[ROW_A]);
+    sy_node *h = syi_op_linears(g, x, a, n);
+    for (int i = 0; i < n; i++) {
+        const double s = ((const own *)at[i]->own)->scale;
+        out[i] = syi_op_product_add(g, sy_base(g, next[i], x), h, from, sy_leaf(g, at[i]->slot[ROW_B]), true, s);
+        if (at[i]->slot[ROW_BIAS]) out[i] = syi_op_add_bias(g, out[i], syi_op_scale(g, sy_leaf(g, at[i]->slot[ROW_BIAS]), s));
+        from += at[i]->slot[ROW_A]->value.dim[0];
+    }
+    sy_done(g, h);
+    return true;
+}
+
 /* -- out ------------------------------------------------------------------------------------------ */
 
 static sy_status values_of(sy_context *ctx, const sy_param *p, sy_tensor *t)
@@ -425,6 +444,6 @@ const sy_method sy_method_lora = {
     .peft_defaults = SYI_LORA_PEFT_DEFAULTS,
     .caps = SY_CAP_LINEAR_IN_X | SY_CAP_EDITS_BASE,
     .options = options, .slots = syi_lora_slots, .size = sizeof(lora), .at_size = sizeof(own),
-    .init = init, .attach = attach, .free = release, .forward = forward,
+    .init = init, .attach = attach, .free = release, .forward = forward, .forward_many = forward_many,
     .to_lora = to_lora, .save_slot = save_slot, .config_out = config_out,
 };

@@ -88,7 +88,7 @@ static sy_node *branch(void *self, sy_graph *g, const sy_wrap *at, sy_next next,
     if (m->dropout > 0 && sy_graph_training(g)) u = syi_op_dropout(g, u, m->dropout, sy_graph_key(g, "miss_dropout", at->site->name));
     sy_node *s = syi_op_shard_sum(g, u, m->rank);
     if (m->mode == MODE_MINI) return syi_op_repeat_add(g, base, syi_op_linear(g, s, d, true));
-    return syi_op_product_add(g, base, s, d, false, 1);
+    return syi_op_product_add(g, base, s, 0, d, false, 1);
 }
 
 static sy_node *forward(void *self, sy_graph *g, const sy_wrap *at, sy_next next, sy_node *x)

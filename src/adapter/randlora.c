@@ -505,7 +505,7 @@ static sy_node *weight(void *self, sy_graph *g, const sy_wrap *at, sy_node *w, i
         sy_tensor part = *sy_shape(b);
         part.dim[0] = rows;
         if (part.data) part.data = (char *)part.data + first * part.dim[1] * syi_dtype_size(part.dtype);
-        y = syi_op_product_add(g, w, sy_const(g, &part), scaled(q, g, at, 0, in), false, s);
+        y = syi_op_product_add(g, w, sy_const(g, &part), 0, scaled(q, g, at, 0, in), false, s);
     } else {
         y = syi_op_add(g, syi_op_matmul(g, scaled(q, g, at, first, rows), true, b, true, s), w);
     }
@@ -526,8 +526,8 @@ static sy_node *forward(void *self, sy_graph *g, const sy_wrap *at, sy_next next
     if (by_weight) return sy_tiled(g, (sy_next){ next.site, next.depth + 1 }, x, in * out <= KEEP_NUMBERS);
     sy_node *base = sy_base(g, next, x), *u = x, *b = bases(q, g, at), *scaled_a = scaled(q, g, at, 0, syi_min(in, out));
     if (noisy) u = syi_op_dropout(g, u, q->dropout, sy_graph_key(g, "randlora_dropout", at->site->name));
-    if (in <= out) return syi_op_product_add(g, base, syi_op_linear(g, u, scaled_a, false), b, true, scale_of(q, at));
-    return syi_op_product_add(g, base, syi_op_linear(g, u, b, true), scaled_a, false, scale_of(q, at));
+    if (in <= out) return syi_op_product_add(g, base, syi_op_linear(g, u, scaled_a, false), 0, b, true, scale_of(q, at));
+    return syi_op_product_add(g, base, syi_op_linear(g, u, b, true), 0, scaled_a, false, scale_of(q, at));
 }
 
 /* -- out ----------------------------------------------------------------------------------------------- */

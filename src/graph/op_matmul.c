@@ -293,6 +293,115 @@ sy_node *syi_op_lowrank_add(sy_graph *g, sy_node *base, sy_node *x, sy_node *a, 
     return sy_call(g, &syi_row_lowrank_add, (sy_node *[]){base, x, a, b}, 4, &q, sizeof q);
 }
 
+/* -- linears --------------------------------------------------------------------------------- */
+
+/* out = x [A_1; A_2; ...]^T: the matrices are few rows each and are copied together, so
+ * that x, dout and dx pass once. */
+static sy_status linears_shape(sy_op_call *c, int *n_aux)
+{
+    const sy_tensor *x = c->in[0];
+    int64_t cols = 0;
+    (void)n_aux;
+    for (int i = 1; i < c->n_in; i++) {
+        if (c->in[i]->rank != 2 || c->in[i]->dim[1] != sy_tensor_cols(x) || c->in[i]->dtype != x->dtype)
+            return syi_shape_wrong(c, "linears", i, "a matrix of input 0's type with as many columns");
+        cols += c->in[i]->dim[0];
+    }
+    syi_shape_2(c->out, x->dtype, sy_tensor_rows(x), cols);
+    return SY_OK;
+}
+
+enum { LINEARS_FEW = 4 /* rows: then each matrix is read where it lies */ };
+
+/* Scratch: the matrices; in backward their gradients too. */
+static int64_t linears_together(const sy_op_call *c) { return syi_ceil_div(c->out->dim[1] * sy_tensor_cols(c->in[0]) * syi_dtype_size(c->out->dtype), 64) * 64; }
+
+static int64_t linears_scratch(const sy_op_call *c, bool backward)
+{
+    return linears_together(c) + (backward ? c->out->dim[1] * sy_tensor_cols(c->in[0]) * syi_dtype_size(syi_sum_type(c->out->dtype)) : 0);
+}
+
+static syi_mat linears_matrices(const sy_op_call *c, bool transposed)
+{
+    char *all = sy_scratch(c), *to = all;
+    for (int i = 1; i < c->n_in; i++) {
+        const size_t bytes = (size_t)sy_tensor_bytes(c->in[i]);
+        memcpy(to, c->in[i]->data, bytes);
+        to += bytes;
+    }
+    return (syi_mat){c->out->dtype, all, sy_tensor_cols(c->in[0]), transposed};
+}
+
+static sy_status linears_forward(sy_op_call *c)
+{
+    const sy_tensor *x = c->in[0];
+    const int64_t rows = sy_tensor_rows(x), in = sy_tensor_cols(x), cols = c->out->dim[1], z = syi_dtype_size(c->out->dtype);
+    if (rows > LINEARS_FEW) return syi_gemm(c->engine, rows, cols, in, 1, mat(x, false), linears_matrices(c, true), 0, c->out->dtype, c->out->data, cols);
+    char *to = c->out->data;
+    for (int i = 1; i < c->n_in; i++) {
+        const int64_t n = c->in[i]->dim[0];
+        SYI_TRY(syi_gemm(c->engine, rows, n, in, 1, mat(x, false), mat(c->in[i], true), 0, c->out->dtype, to, cols));
+        to += n * z;
+    }
+    return SY_OK;
+}
+
+static sy_status linears_backward(sy_op_call *c)
+{
+    const sy_tensor *x = c->in[0], *dy = c->dout;
+    const sy_dtype sum = syi_sum_type(dy->dtype);
+    const int64_t rows = sy_tensor_rows(x), in = sy_tensor_cols(x), cols = dy->dim[1];
+    bool any = false;
+    for (int i = 1; i < c->n_in; i++) any |= c->want[i];
+    if (c->want[0])
+        SYI_TRY(syi_gemm(c->engine, rows, in, cols, 1, mat(dy, false), linears_matrices(c, false), c->add[0], c->din[0]->dtype, c->din[0]->data, in));
+    if (!any) return SY_OK;
+    char *da = (char *)sy_scratch(c) + linears_together(c);
+    SYI_TRY(syi_gemm(c->engine, cols, in, rows, 1, mat(dy, true), mat(x, false), 0, sum, da, in));
+    for (int i = 1; i < c->n_in; i++) {
+        const int64_t count = sy_tensor_count(c->in[i]);
+        if (c->want[i] && c->add[i]) SYI_TRY(syi_accumulate(c->engine, sum, da, c->din[i]->dtype, c->din[i]->data, count));
+        else if (c->want[i]) SYI_TRY(syi_cast(c->engine, sum, da, c->din[i]->dtype, c->din[i]->data, count));
+        da += count * syi_dtype_size(sum);
+    }
+    return SY_OK;
+}
+
+static unsigned linears_keep(const sy_op_call *c, unsigned want)
+{
+    const unsigned all = (1u << c->n_in) - 1;
+    return (want & 1 ? all & ~1u : 0) | (want & ~1u ? 1u : 0);
+}
+
+static double linears_flops(const sy_op_call *c, bool backward)
+{
+    double all = 0;
+    for (int i = 1; i < c->n_in; i++) all += (double)sy_tensor_count(c->in[i]) * (backward ? c->want[0] + c->want[i] : 1);
+    return 2 * all * (double)sy_tensor_rows(c->in[0]);
+}
+
+static bool linears_test(int i, sy_op_case *t)
+{
+    if (i > 2) return false;
+    *t = (sy_op_case){.what = i == 2 ? "few rows" : "three matrices", .n_in = 4};
+    const int64_t rows = i == 0 ? 7 : i == 1 ? 90 : 3, in = i == 1 ? 72 : 6;
+    syi_case_in(t, 0, 2, (const int64_t[]){rows, in}, true);
+    for (int j = 1; j < 4; j++) syi_case_in(t, j, 2, (const int64_t[]){i == 1 ? 8 : 1 + j, in}, j != 2);
+    return true;
+}
+
+const sy_op syi_row_linears = {
+    .name = "linears", .min_in = 2, .max_in = SY_OP_MAX_IN, .shape = linears_shape, .forward = linears_forward, .backward = linears_backward,
+    .keep = linears_keep, .scratch = linears_scratch, .flops = linears_flops, .test = linears_test,
+};
+
+sy_node *syi_op_linears(sy_graph *g, sy_node *x, sy_node *const *a, int n)
+{
+    sy_node *in[SY_OP_MAX_IN] = {x};
+    for (int i = 0; i < n && i + 1 < SY_OP_MAX_IN; i++) in[i + 1] = a[i];
+    return sy_call(g, &syi_row_linears, in, n + 1, NULL, 0);
+}
+
 /* -- coded ----------------------------------------------------------------------------------- */
 
 typedef struct { sy_tensor w; bool transposed; const int32_t *order; } coded_attr;

@@ -97,8 +97,36 @@ sy_node *syi_op_repeat_add(sy_graph *g, sy_node *base, sy_node *z) { return sy_c
 
 /* -- product_add ------------------------------------------------------------------------ */
 
-/* out = base + s h op(d): op(d) is d[k, out], or with `t` d[out, k] transposed. */
-typedef struct { double s; bool t; } product_attr;
+/* out = base + s h op(d): h is k columns of input 1 from column `from` on, op(d) is d[k, out],
+ * or with `t` d[out, k] transposed. */
+typedef struct { double s; bool t; int64_t from; } product_attr;
+
+static int64_t product_inner(const sy_op_call *c)
+{
+    return c->in[2]->dim[((const product_attr *)c->attr)->t];
+}
+
+/* Some columns of a wider matrix are copied together: products want rows that lie side by side. */
+static int64_t product_add_scratch(const sy_op_call *c, bool backward)
+{
+    const int64_t k = product_inner(c), cols = sy_tensor_cols(c->in[1]), bytes = syi_ceil_div(sy_tensor_rows(c->in[1]) * k * syi_dtype_size(c->in[1]->dtype), 64) * 64;
+    return cols == k ? 0 : backward ? 2 * bytes : bytes;
+}
+
+static char *product_columns(const sy_op_call *c, const sy_tensor *h)
+{
+    return (char *)h->data + ((const product_attr *)c->attr)->from * syi_dtype_size(h->dtype);
+}
+
+static sy_status product_h(const sy_op_call *c, syi_mat *h)
+{
+    const sy_dtype dt = c->in[1]->dtype;
+    const int64_t k = product_inner(c), cols = sy_tensor_cols(c->in[1]), rows = sy_tensor_rows(c->in[1]);
+    *h = (syi_mat){dt, c->in[1]->data, k, false};
+    if (cols == k) return SY_OK;
+    h->data = sy_scratch(c);
+    return syi_copy_rows(c->engine, dt, product_columns(c, c->in[1]), cols, false, dt, sy_scratch(c), k, rows, k);
+}
 
 static sy_status product_add_shape(sy_op_call *c, int *n_aux)
 {
@@ -106,8 +134,8 @@ static sy_status product_add_shape(sy_op_call *c, int *n_aux)
     const sy_tensor *base = c->in[0], *h = c->in[1], *d = c->in[2];
     (void)n_aux;
     if (h->dtype != base->dtype || sy_tensor_rows(h) != sy_tensor_rows(base)) return syi_shape_wrong(c, "product_add", 1, "as many rows as input 0");
-    if (d->rank != 2 || d->dim[a->t] != sy_tensor_cols(h) || d->dim[!a->t] != sy_tensor_cols(base))
-        return syi_shape_wrong(c, "product_add", 2, "a matrix between the columns of inputs 1 and 0");
+    if (d->rank != 2 || a->from < 0 || a->from + d->dim[a->t] > sy_tensor_cols(h) || d->dim[!a->t] != sy_tensor_cols(base))
+        return syi_shape_wrong(c, "product_add", 2, "a matrix between (some) columns of input 1 and those of input 0");
     syi_shape_like(c->out, base);
     return SY_OK;
 }
@@ -116,21 +144,36 @@ static sy_status product_add_forward(sy_op_call *c)
 {
     const product_attr *a = c->attr;
     sy_dtype dt = c->out->dtype;
-    const int64_t rows = sy_tensor_rows(c->out), out = sy_tensor_cols(c->out), k = sy_tensor_cols(c->in[1]);
+    const int64_t rows = sy_tensor_rows(c->out), out = sy_tensor_cols(c->out), k = product_inner(c);
+    syi_mat h;
+    SYI_TRY(product_h(c, &h));
     if (!c->in_place) SYI_TRY(syi_cast(c->engine, dt, c->in[0]->data, dt, c->out->data, rows * out));
-    return syi_gemm(c->engine, rows, out, k, a->s, mat(c->in[1], false), mat(c->in[2], a->t), 1, dt, c->out->data, out);
+    return syi_gemm(c->engine, rows, out, k, a->s, h, mat(c->in[2], a->t), 1, dt, c->out->data, out);
 }
 
 static sy_status product_add_backward(sy_op_call *c)
 {
     const product_attr *a = c->attr;
-    const int64_t rows = sy_tensor_rows(c->out), out = sy_tensor_cols(c->out), k = sy_tensor_cols(c->in[1]);
-    if (c->want[1])
-        SYI_TRY(syi_gemm(c->engine, rows, k, out, a->s, mat(c->dout, false), mat(c->in[2], !a->t), c->add[1], c->din[1]->dtype, c->din[1]->data, k));
+    const int64_t rows = sy_tensor_rows(c->out), out = sy_tensor_cols(c->out), k = product_inner(c);
+    if (c->want[1]) {
+        const int64_t cols = sy_tensor_cols(c->in[1]);
+        const sy_tensor *dh = c->din[1];
+        if (cols == k) {
+            SYI_TRY(syi_gemm(c->engine, rows, k, out, a->s, mat(c->dout, false), mat(c->in[2], !a->t), c->add[1], dh->dtype, dh->data, k));
+        } else {
+            char *some = (char *)sy_scratch(c) + product_add_scratch(c, false);
+            const sy_dtype dt = c->out->dtype;
+            SYI_TRY(syi_gemm(c->engine, rows, k, out, a->s, mat(c->dout, false), mat(c->in[2], !a->t), 0, dt, some, k));
+            syi_zero_unless_add(c, 1); /* others bring the other columns */
+            SYI_TRY(syi_copy_rows(c->engine, dt, some, k, c->add[1], dh->dtype, product_columns(c, dh), cols, rows, k));
+        }
+    }
     if (c->want[2]) {
-        const bool t = a->t;
-        SYI_TRY(syi_gemm(c->engine, t ? out : k, t ? k : out, rows, a->s, mat(t ? c->dout : c->in[1], true), mat(t ? c->in[1] : c->dout, false),
-                         c->add[2], c->din[2]->dtype, c->din[2]->data, t ? k : out));
+        syi_mat h, dy = mat(c->dout, false);
+        SYI_TRY(product_h(c, &h));
+        *(a->t ? &dy.t : &h.t) = true;
+        SYI_TRY(syi_gemm(c->engine, a->t ? out : k, a->t ? k : out, rows, a->s, a->t ? dy : h, a->t ? h : dy, c->add[2], c->din[2]->dtype, c->din[2]->data,
+                         a->t ? k : out));
     }
     return syi_pass_grad(c, 0, 1);
 }
@@ -149,23 +192,24 @@ static double product_add_flops(const sy_op_call *c, bool backward)
 
 static bool product_add_test(int i, sy_op_case *t)
 {
-    static const product_attr attr[] = {{0.5, false}, {2, true}};
-    if (i > 1) return false;
-    *t = (sy_op_case){.what = i == 0 ? "h d" : "h d^T", .n_in = 3, .attr = &attr[i], .attr_size = sizeof *attr};
-    syi_case_in(t, 0, 2, (const int64_t[]){7, 11}, true);
-    syi_case_in(t, 1, 2, (const int64_t[]){7, 5}, true);
-    syi_case_in(t, 2, 2, i == 0 ? (const int64_t[]){5, 11} : (const int64_t[]){11, 5}, true);
+    static const product_attr attr[] = {{0.5, false, 0}, {2, true, 0}, {0.5, true, 3}, {0.5, true, 8}};
+    if (i > 3) return false;
+    *t = (sy_op_case){.what = i == 0 ? "h d" : i == 1 ? "h d^T" : "columns of h", .n_in = 3, .attr = &attr[i], .attr_size = sizeof *attr};
+    const int64_t rows = i == 3 ? 90 : 7, out = i == 3 ? 100 : 11, k = i == 3 ? 16 : 5, cols = i < 2 ? k : i == 2 ? 9 : 40;
+    syi_case_in(t, 0, 2, (const int64_t[]){rows, out}, true);
+    syi_case_in(t, 1, 2, (const int64_t[]){rows, cols}, true);
+    syi_case_in(t, 2, 2, i == 0 ? (const int64_t[]){k, out} : (const int64_t[]){out, k}, true);
     return true;
 }
 
 const sy_op syi_row_product_add = {
-    .name = "product_add", .min_in = 3, .max_in = 3, .flags = SY_OP_IN_PLACE, .shape = product_add_shape, .forward = product_add_forward,
-    .backward = product_add_backward, .keep = product_add_keep, .flops = product_add_flops, .test = product_add_test,
+    .name = "product_add", .min_in = 3, .max_in = 3, .flags = SY_OP_IN_PLACE | SY_OP_PASSES, .shape = product_add_shape, .forward = product_add_forward,
+    .backward = product_add_backward, .keep = product_add_keep, .scratch = product_add_scratch, .flops = product_add_flops, .test = product_add_test,
 };
 
-sy_node *syi_op_product_add(sy_graph *g, sy_node *base, sy_node *h, sy_node *d, bool t, double s)
+sy_node *syi_op_product_add(sy_graph *g, sy_node *base, sy_node *h, int64_t from, sy_node *d, bool t, double s)
 {
-    return sy_call(g, &syi_row_product_add, (sy_node *[]){base, h, d}, 3, &(product_attr){s, t}, sizeof(product_attr));
+    return sy_call(g, &syi_row_product_add, (sy_node *[]){base, h, d}, 3, &(product_attr){s, t, from}, sizeof(product_attr));
 }
 
 /* -- beside ----------------------------------------------------------------------------- */

@@ -4,7 +4,7 @@
 
 /* One line a row; each is defined beside its functions in op_*.c. */
 #define ROWS(X)                                                                             \
-    X(linear) X(matmul) X(lowrank_add) X(coded) X(stored) X(panels)                                   \
+    X(linear) X(matmul) X(lowrank_add) X(linears) X(coded) X(stored) X(panels)                        \
     X(add) X(sub) X(mul) X(div) X(scale) X(scale_cols) X(add_bias) X(dropout) X(cast)       \
     X(reshape) X(sqrt) X(square) X(sum) X(sum_rows) X(sum_cols) X(dot)                      \
     X(rmsnorm) X(swiglu) X(rope) X(attention) X(embed) X(head_loss) \

@@ -22,6 +22,8 @@ sy_node *syi_op_matmul(sy_graph *g, sy_node *a, bool ta, sy_node *b, bool tb, do
 /* base + s * (x A^T) B^T in one op, in place on base; A[r,in], B[out,r]. dropout > 0:
  * on x, replayable by key (never stored). Keeps x and H = x A^T only. */
 sy_node *syi_op_lowrank_add(sy_graph *g, sy_node *base, sy_node *x, sy_node *a, sy_node *b, double s, double dropout, uint64_t key);
+/* [x A_1^T, ..., x A_n^T] side by side, n < 8: matrices on one input, which is read once. */
+sy_node *syi_op_linears(sy_graph *g, sy_node *x, sy_node *const *a, int n);
 /* W in GGUF blocks, F16 or another type than the graph's; decoded by tile. order: see
  * syi_coded. */
 sy_node *syi_op_coded(sy_graph *g, sy_node *x, const sy_tensor *w, const int32_t *order, bool transposed);
@@ -37,8 +39,9 @@ sy_node *syi_op_stored(sy_graph *g, sy_node *x, const syi_stored *w, bool transp
 sy_node *syi_op_shard_sum(sy_graph *g, sy_node *x, int64_t r);
 /* base[t, c] + z[t, c mod columns of z], in place on base. */
 sy_node *syi_op_repeat_add(sy_graph *g, sy_node *base, sy_node *z);
-/* base + s * h d, d[k, out] (t: d[out, k]), in place on base. */
-sy_node *syi_op_product_add(sy_graph *g, sy_node *base, sy_node *h, sy_node *d, bool t, double s);
+/* base + s * h d, d[k, out] (t: d[out, k]), in place on base; h: k columns of its input from
+ * column `from` on. */
+sy_node *syi_op_product_add(sy_graph *g, sy_node *base, sy_node *h, int64_t from, sy_node *d, bool t, double s);
 /* n matrices with as many rows each, side by side. */
 sy_node *syi_op_beside(sy_graph *g, sy_node *const *in, int n);
 /* Rows [first, first + n) of a frozen weight, decoded into the graph's type. */

@@ -43,9 +43,33 @@ sy_node *sy_site_apply(sy_graph *g, sy_site *site, sy_node *x)
     return site->bias ? syi_op_add_bias(g, y, sy_leaf(g, site->bias)) : y;
 }
 
+/* Have the sites one method's wrap as their outermost, and does it take them together? */
+static bool together(sy_graph *g, sy_site *const *sites, int n, sy_node *x, sy_node **out)
+{
+    enum { MOST = 4 };
+    const sy_wrap *at[MOST];
+    sy_next next[MOST];
+    if (n < 2 || n > MOST) return false;
+    for (int i = 0; i < n; i++) {
+        int d = sites[i]->n_wraps - 1;
+        while (d >= 0 && !(sites[i]->wraps[d].active && (sites[i]->wraps[d].method->forward || sites[i]->wraps[d].method->weight))) d--;
+        if (d < 0) return false;
+        at[i] = &sites[i]->wraps[d];
+        next[i] = (sy_next){sites[i], d};
+        if (at[i]->self != at[0]->self || at[i]->method != at[0]->method || !at[i]->method->forward_many) return false;
+    }
+    return at[0]->method->forward_many(at[0]->self, g, at, next, n, x, out);
+}
+
 void sy_sites_apply(sy_graph *g, sy_site *const *sites, int n, sy_node *x, sy_node **out)
 {
-    for (int i = 0; i < n; i++) out[i] = sy_site_apply(g, sites[i], x);
+    for (int i = 0; i < n; i++)
+        if (sites[i]->see) show(g, sites[i], x);
+    const bool done = together(g, sites, n, x, out);
+    for (int i = 0; i < n; i++) {
+        if (!done) out[i] = sy_base(g, (sy_next){sites[i], sites[i]->n_wraps}, x);
+        if (sites[i]->bias) out[i] = syi_op_add_bias(g, out[i], sy_leaf(g, sites[i]->bias));
+    }
 }
 
 static sy_param *norm_of(sy_graph *g, sy_model *m, const char *fmt, int block)
