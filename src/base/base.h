@@ -102,6 +102,7 @@ char *syi_human_time(char buf[32], double seconds); /* "1:02:03", "4.2 s" */
 typedef struct syi_map syi_map;
 sy_status syi_map_new(sy_context *ctx, syi_map **out);
 void syi_map_free(syi_map *m);
+sy_status syi_map_room(syi_map *m, int64_t keys); /* makes room for so many at once */
 /* Adds or overwrites. */
 sy_status syi_map_set(syi_map *m, const char *key, size_t len, int64_t value);
 bool syi_map_get(const syi_map *m, const char *key, size_t len, int64_t *value);

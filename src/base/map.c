@@ -47,9 +47,8 @@ static entry *find(const syi_map *m, const char *key, size_t len, uint64_t hash)
     }
 }
 
-static sy_status enlarge(syi_map *m)
+static sy_status enlarge(syi_map *m, int64_t slots)
 {
-    int64_t slots = m->slots == 0 ? 16 : m->slots * 2;
     entry *fresh = syi_calloc(m->ctx, (size_t)slots, sizeof *fresh), *old = m->slot;
     if (fresh == NULL) return SY_E_MEMORY;
     for (int64_t i = 0; i < slots; i++) fresh[i].key = -1;
@@ -65,10 +64,17 @@ static sy_status enlarge(syi_map *m)
     return SY_OK;
 }
 
+sy_status syi_map_room(syi_map *m, int64_t keys)
+{
+    int64_t slots = syi_max(16, m->slots);
+    while (slots < INT64_MAX / 64 && keys >= slots - slots / 3) slots *= 2;
+    return slots > m->slots ? enlarge(m, slots) : SY_OK;
+}
+
 sy_status syi_map_set(syi_map *m, const char *key, size_t len, int64_t value)
 {
     if (len > UINT32_MAX) return syi_fail(m->ctx, SY_E_INPUT, "a key of %zu bytes is too long", len);
-    if (m->count >= m->slots - m->slots / 3) SYI_TRY(enlarge(m));
+    if (m->count >= m->slots - m->slots / 3) SYI_TRY(enlarge(m, m->slots == 0 ? 16 : m->slots * 2));
     uint64_t hash = syi_hash64(key, len, 0);
     entry *e = find(m, key, len, hash);
     if (e->key < 0) {

@@ -47,6 +47,18 @@ static const merge *merge_of(const bpe *m, int32_t a, int32_t b)
 }
 
 /* Both parts of merges[i]: a pair, or one text with a space in it. */
+/* "a b": cut at its only space. */
+static bool merge_text(const char *s, size_t n, const char *part[2], size_t len[2])
+{
+    const char *space = memchr(s, ' ', n);
+    if (space == NULL || memchr(space + 1, ' ', n - (size_t)(space + 1 - s)) != NULL) return false;
+    part[0] = s;
+    len[0] = (size_t)(space - s);
+    part[1] = space + 1;
+    len[1] = n - len[0] - 1;
+    return true;
+}
+
 static bool merge_parts(const json_t *j, const char *part[2], size_t len[2])
 {
     if (json_is_array(j)) {
@@ -60,23 +72,12 @@ static bool merge_parts(const json_t *j, const char *part[2], size_t len[2])
     }
     const char *s = json_string_value(j);
     if (s == NULL) return false;
-    size_t n = json_string_length(j);
-    const char *space = memchr(s, ' ', n);
-    if (space == NULL || memchr(space + 1, ' ', n - (size_t)(space + 1 - s)) != NULL) return false;
-    part[0] = s;
-    len[0] = (size_t)(space - s);
-    part[1] = space + 1;
-    len[1] = n - len[0] - 1;
-    return true;
+    return merge_text(s, json_string_length(j), part, len);
 }
 
-static sy_status add_merge(syi_load *l, bpe *m, size_t i, int32_t rank, const json_t *j, syi_text *whole)
+static sy_status add_merge(syi_load *l, bpe *m, size_t i, int32_t rank, const char *const part[2], const size_t len[2], syi_text *whole)
 {
-    const char *part[2];
-    size_t len[2];
     int32_t id[3];
-    if (!merge_parts(j, part, len))
-        return syi_fail(l->ctx, SY_E_INPUT, "%s: model.merges[%zu]: expected a pair of tokens or one text \"a b\"", l->where, i);
     for (int k = 0; k < 2; k++)
         if (!syi_find_id(l->t, part[k], len[k], &id[k]))
             return syi_fail(l->ctx, SY_E_INPUT, "%s: model.merges[%zu] uses '%.*s', which is not in model.vocab", l->where, i,
@@ -94,24 +95,74 @@ static sy_status add_merge(syi_load *l, bpe *m, size_t i, int32_t rank, const js
     return SY_OK;
 }
 
-static sy_status parse_merges(syi_load *l, bpe *m, const json_t *merges)
+static sy_status merge_room(syi_load *l, bpe *m, size_t n)
 {
-    if (!json_is_array(merges) || json_array_size(merges) > MERGES_MAX)
-        return syi_fail(l->ctx, SY_E_INPUT, "%s: model.merges: expected an array of at most %d pairs", l->where, MERGES_MAX);
-    size_t n = json_array_size(merges), slots = 16;
+    size_t slots = 16;
     while (slots < 2 * n) slots *= 2;
     m->merge = syi_alloc(l->ctx, slots * sizeof *m->merge);
     if (m->merge == NULL) return SY_E_MEMORY;
     for (size_t i = 0; i < slots; i++) m->merge[i] = (merge){UINT64_MAX, 0, 0};
     m->mask = slots - 1;
+    return SY_OK;
+}
+
+/* The next of the list in the text, as two parts of `pair`. */
+static bool scan_merge(syi_scan *s, syi_text *pair, const char *part[2], size_t len[2])
+{
+    pair->len = 0;
+    if (!syi_scan_char(s, '['))
+        return syi_scan_string(s, pair) && !syi_starts(pair->s, "#version") && merge_text(pair->s, pair->len, part, len);
+    if (!syi_scan_string(s, pair)) return false;
+    len[0] = pair->len;
+    if (!syi_scan_char(s, ',') || !syi_scan_string(s, pair) || !syi_scan_char(s, ']')) return false;
+    part[0] = pair->s;
+    part[1] = pair->s + len[0];
+    len[1] = pair->len - len[0];
+    return true;
+}
+
+static sy_status scan_merges(syi_load *l, bpe *m)
+{
+    syi_scan s = l->parts->merges;
+    syi_text whole, pair;
+    sy_status st = SY_OK;
+    const char *part[2];
+    size_t len[2];
+    if (l->parts->n_merges > MERGES_MAX) return syi_scan_odd(l);
+    SYI_TRY(merge_room(l, m, (size_t)l->parts->n_merges));
+    if (!syi_scan_char(&s, '[')) return syi_scan_odd(l);
+    if (syi_scan_char(&s, ']')) return SY_OK;
+    syi_text_init(&whole, l->ctx, 1 << 24);
+    syi_text_init(&pair, l->ctx, 1 << 24);
+    do {
+        if (m->ranks >= l->parts->n_merges || !scan_merge(&s, &pair, part, len)) st = syi_scan_odd(l);
+        else st = add_merge(l, m, (size_t)m->ranks, (int32_t)m->ranks, part, len, &whole);
+        m->ranks++;
+    } while (st == SY_OK && syi_scan_char(&s, ','));
+    syi_text_free(&whole);
+    syi_text_free(&pair);
+    if (st == SY_OK && (!syi_scan_char(&s, ']') || s.at != s.end)) st = syi_scan_odd(l);
+    return st;
+}
+
+static sy_status parse_merges(syi_load *l, bpe *m, const json_t *merges)
+{
+    if (l->parts != NULL && l->parts->has_merges) return scan_merges(l, m);
+    if (!json_is_array(merges) || json_array_size(merges) > MERGES_MAX)
+        return syi_fail(l->ctx, SY_E_INPUT, "%s: model.merges: expected an array of at most %d pairs", l->where, MERGES_MAX);
+    const size_t n = json_array_size(merges);
+    SYI_TRY(merge_room(l, m, n));
     syi_text whole;
     syi_text_init(&whole, l->ctx, 1 << 24);
     sy_status st = SY_OK;
     int32_t rank = 0;
     for (size_t i = 0; i < n && st == SY_OK; i++) {
         const json_t *j = json_array_get(merges, i);
+        const char *part[2];
+        size_t len[2];
         if (json_is_string(j) && syi_starts(json_string_value(j), "#version")) continue;
-        st = add_merge(l, m, i, rank++, j, &whole);
+        if (merge_parts(j, part, len)) st = add_merge(l, m, i, rank++, part, len, &whole);
+        else st = syi_fail(l->ctx, SY_E_INPUT, "%s: model.merges[%zu]: expected a pair of tokens or one text \"a b\"", l->where, i);
     }
     syi_text_free(&whole);
     m->ranks = rank;

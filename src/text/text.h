@@ -115,6 +115,17 @@ struct syi_stage {
 
 typedef struct { syi_stage stage[SYI_MAX_STAGES]; int n; } syi_pipeline;
 
+/* -- the large parts of a tokenizer.json, without a tree (tokenizer_scan.c) ------------ */
+typedef struct { const char *at, *end; } syi_scan;
+typedef struct { bool taken, has_merges; syi_scan vocab, merges; int64_t n_vocab, n_merges; } syi_parts; /* with their brackets */
+/* Takes model.vocab, an object, and model.merges, a list, out of the text: `rest` (the
+ * caller's) has them empty. Not p->taken: it cannot, rest is NULL. */
+sy_status syi_scan_split(sy_context *ctx, const char *json, size_t len, syi_parts *p, char **rest, size_t *rest_len);
+/* The next thing, if it is that; false leaves s anywhere. A string is added to `out`. */
+bool syi_scan_char(syi_scan *s, char c);
+bool syi_scan_string(syi_scan *s, syi_text *out);
+bool syi_scan_id(syi_scan *s, int64_t *id);
+
 /* The pieces, in order, as decoders pass them on. */
 typedef struct { uint8_t *s; int64_t *end; int64_t n, len, cap_s, cap_end; } syi_pieces;
 
@@ -122,6 +133,8 @@ typedef struct {
     sy_context *ctx;
     sy_tokenizer *t;
     const char *where;
+    const syi_parts *parts; /* read from the text, not from the tree, or NULL        */
+    bool odd;               /* they are not as tokenizer_scan.c reads them           */
     int depth;              /* of sequences inside sequences                        */
     syi_pipeline *line;     /* that is being loaded                                 */
 } syi_load;
@@ -199,6 +212,7 @@ extern const syi_model syi_bpe, syi_wordpiece, syi_wordlevel, syi_unigram;
 /* Helpers of models: "vocab" as an object of token: id; an id by its token's text;
  * the ids of <0x00>..<0xFF> (-1: absent); a word without tokens and without unk. */
 sy_status syi_vocab_object(syi_load *l, const json_t *vocab);
+sy_status syi_scan_odd(syi_load *l); /* l->parts cannot be read: SY_E_INPUT without a message */
 bool syi_find_id(const sy_tokenizer *t, const char *s, size_t n, int32_t *id);
 void syi_byte_tokens(const sy_tokenizer *t, int32_t id[256]);
 sy_status syi_no_unk(syi_encoder *e, const uint8_t *s, int64_t n);
@@ -214,7 +228,7 @@ typedef struct {
 
 struct sy_tokenizer {
     sy_context *ctx;
-    syi_hash hash;          /* of the tokenizer.json it was made of                  */
+    syi_hash hash;          /* of the text it was made of                            */
     syi_map *ids;           /* content -> id                                         */
     syi_entry *entry;       /* [size]                                                */
     int64_t size, cap_entry;

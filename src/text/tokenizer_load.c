@@ -170,10 +170,11 @@ sy_status syi_tokenizer_add_entry(syi_load *l, const char *content, size_t len, 
     t->pool_len += (int64_t)len + 1;
     const uint8_t *s = (const uint8_t *)t->pool + x->at;
     bool only_spaces = true;
+    const uint32_t blank = syi_byte_char(' ');
     for (int64_t i = 0; i < (int64_t)len; x->chars++) {
         uint32_t cp = 0;
         int k = syi_utf8_decode(s + i, (int64_t)len - i, &cp);
-        bool space = k > 0 && (cp == syi_byte_char(' ') || syi_is_space(cp));
+        bool space = k > 0 && (cp == blank || syi_is_space(cp));
         if (only_spaces && space && x->lead < UINT16_MAX) x->lead++;
         if (!space) only_spaces = false, x->trail = 0;
         else if (x->trail < UINT16_MAX) x->trail++;
@@ -182,8 +183,38 @@ sy_status syi_tokenizer_add_entry(syi_load *l, const char *content, size_t len, 
     return syi_map_set(t->ids, content, len, id);
 }
 
+/* The parts were not in their plain form: the tree will tell. */
+sy_status syi_scan_odd(syi_load *l)
+{
+    l->odd = true;
+    return SY_E_INPUT;
+}
+
+static sy_status vocab_text(syi_load *l)
+{
+    syi_scan s = l->parts->vocab;
+    syi_text token;
+    sy_status st = SY_OK;
+    int64_t id;
+    if (!syi_scan_char(&s, '{')) return syi_scan_odd(l);
+    if (syi_scan_char(&s, '}')) return SY_OK;
+    SYI_TRY(syi_map_room(l->t->ids, l->parts->n_vocab));
+    syi_text_init(&token, l->ctx, 1 << 24);
+    do {
+        const int64_t known = syi_map_count(l->t->ids);
+        token.len = 0;
+        if (!syi_scan_string(&s, &token) || !syi_scan_char(&s, ':') || !syi_scan_id(&s, &id)) st = syi_scan_odd(l);
+        else st = syi_tokenizer_add_entry(l, token.s, token.len, id);
+        if (st == SY_OK && syi_map_count(l->t->ids) == known) st = syi_scan_odd(l); /* twice */
+    } while (st == SY_OK && syi_scan_char(&s, ','));
+    syi_text_free(&token);
+    if (st == SY_OK && (!syi_scan_char(&s, '}') || s.at != s.end)) st = syi_scan_odd(l);
+    return st;
+}
+
 sy_status syi_vocab_object(syi_load *l, const json_t *vocab)
 {
+    if (l->parts != NULL) return vocab_text(l);
     if (!json_is_object(vocab))
         return syi_fail(l->ctx, SY_E_INPUT, "%s: model.vocab: expected an object of token: id", l->where);
     const char *key;
@@ -352,7 +383,6 @@ static int hash_some(const char *text, size_t n, void *hasher)
     return 0;
 }
 
-/* What tokenizes alike has the same hash: of the parsed file, not of its bytes. */
 static sy_status hash_json(sy_tokenizer *t, const json_t *j)
 {
     syi_hasher *h;
@@ -362,15 +392,15 @@ static sy_status hash_json(sy_tokenizer *t, const json_t *j)
     return failed ? syi_nomem(t->ctx, 4096) : SY_OK;
 }
 
-sy_status syi_tokenizer_from_json(sy_context *ctx, const json_t *j, const char *where, sy_tokenizer **out)
+static sy_status load(sy_context *ctx, const json_t *j, const syi_parts *parts, const char *where, sy_tokenizer **out, bool *odd)
 {
     sy_tokenizer *t = *out = syi_calloc(ctx, 1, sizeof *t);
     if (t == NULL) return SY_E_MEMORY;
     t->ctx = ctx;
-    syi_load l = {.ctx = ctx, .t = t, .where = where};
+    syi_load l = {.ctx = ctx, .t = t, .where = where, .parts = parts};
     sy_status st = syi_map_new(ctx, &t->ids);
     if (st == SY_OK) st = parse_all(&l, j);
-    if (st == SY_OK) st = hash_json(t, j);
+    *odd = l.odd;
     if (st != SY_OK) {
         sy_tokenizer_free(t);
         *out = NULL;
@@ -378,15 +408,50 @@ sy_status syi_tokenizer_from_json(sy_context *ctx, const json_t *j, const char *
     return st;
 }
 
+sy_status syi_tokenizer_from_json(sy_context *ctx, const json_t *j, const char *where, sy_tokenizer **out)
+{
+    bool odd;
+    sy_status st = load(ctx, j, NULL, where, out, &odd);
+    if (st == SY_OK) st = hash_json(*out, j);
+    if (st == SY_OK || *out == NULL) return st;
+    sy_tokenizer_free(*out);
+    *out = NULL;
+    return st;
+}
+
+/* Without a tree of the vocabulary and the merges; *done false: that is not how they are. */
+static sy_status parse_quickly(sy_context *ctx, const char *json, size_t len, const char *where, sy_tokenizer **out, bool *done)
+{
+    syi_parts parts;
+    char *rest;
+    size_t rest_len;
+    *done = false;
+    SYI_TRY(syi_scan_split(ctx, json, len, &parts, &rest, &rest_len));
+    if (!parts.taken) return SY_OK;
+    json_t *j = json_loadb(rest, rest_len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, NULL);
+    syi_free(ctx, rest);
+    if (j == NULL) return SY_OK;
+    bool odd;
+    sy_status st = load(ctx, j, &parts, where, out, &odd);
+    json_decref(j);
+    *done = !odd;
+    return odd ? SY_OK : st;
+}
+
 sy_status sy_tokenizer_parse(sy_context *ctx, const char *json, size_t len, const char *where, sy_tokenizer **out)
 {
     json_error_t error;
+    bool done, odd;
     *out = NULL;
-    json_t *j = json_loadb(json, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
-    if (j == NULL)
-        return syi_fail(ctx, SY_E_INPUT, "%s:%d:%d: not valid JSON: %s", where, error.line, error.column, error.text);
-    sy_status st = syi_tokenizer_from_json(ctx, j, where, out);
-    json_decref(j);
+    sy_status st = parse_quickly(ctx, json, len, where, out, &done);
+    if (st == SY_OK && !done) {
+        json_t *j = json_loadb(json, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
+        if (j == NULL)
+            return syi_fail(ctx, SY_E_INPUT, "%s:%d:%d: not valid JSON: %s", where, error.line, error.column, error.text);
+        st = load(ctx, j, NULL, where, out, &odd);
+        json_decref(j);
+    }
+    if (st == SY_OK) (*out)->hash = syi_hash_bytes(json, len);
     return st;
 }
 

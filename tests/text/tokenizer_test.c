@@ -39,13 +39,79 @@ static sy_tokenizer *load(fixture *f, int i)
     return t;
 }
 
+/* From the text of a file, written in one of two ways. */
+static sy_status parse(sy_context *ctx, const json_t *spec, bool wide, sy_tokenizer **t)
+{
+    char *text = json_dumps(spec, wide ? JSON_INDENT(3) : JSON_COMPACT | JSON_ENSURE_ASCII | JSON_ESCAPE_SLASH);
+    const sy_status st = sy_tokenizer_parse(ctx, text, strlen(text), "text", t);
+    free(text);
+    return st;
+}
+
+/* Vocabulary and merges are read without a tree where they can be. */
+static void takes_the_large_parts_out(void **state)
+{
+    fixture *f = *state;
+    json_t *list = json_object_get(f->golden, "tokenizers");
+    int taken = 0;
+    for (int i = 0; i < (int)json_array_size(list); i++) {
+        const json_t *model = json_object_get(spec_of(f, i), "model");
+        char *text = json_dumps(spec_of(f, i), JSON_COMPACT), *rest;
+        syi_parts p;
+        size_t len;
+        assert_int_equal(syi_scan_split(f->ctx, text, strlen(text), &p, &rest, &len), SY_OK);
+        assert_int_equal(p.taken, json_is_object(json_object_get(model, "vocab")));
+        taken += p.taken;
+        if (p.taken) {
+            json_t *left = json_loadb(rest, len, 0, NULL), *without = json_object_get(left, "model");
+            assert_int_equal(json_object_size(json_object_get(without, "vocab")), 0);
+            assert_int_equal(json_array_size(json_object_get(without, "merges")), 0);
+            assert_int_equal(json_object_size(without), json_object_size(model));
+            assert_int_equal(p.n_vocab, json_object_size(json_object_get(model, "vocab")));
+            if (p.has_merges) assert_int_equal(p.n_merges, json_array_size(json_object_get(model, "merges")));
+            json_decref(left);
+        }
+        syi_free(f->ctx, rest);
+        free(text);
+    }
+    assert_true(taken >= 8);
+    /* What is not plain is left to the tree: escapes that are no characters, ids that are none,
+     * keys twice, remarks among the merges. */
+    static const struct { const char *vocab, *merges; bool good; } odd[] = {
+        {"{\"a\": 0, \"b\": 1, \"ab\": 2}", "[[\"a\",\"b\"]]", true},   {"{ }", "[ ]", false},
+        {"{\"a\": 0, \"\\u0062\": 1, \"ab\": 2}", "[ \"a b\" ]", true}, {"{\"a\": 0, \"a\": 1}", "[]", false},
+        {"{\"a\": 0, \"b\": 1, \"ab\": 2}", "[\"#version: 0.2\", \"a b\"]", true}, {"{\"a\": 1.5}", "[]", false},
+        {"{\"\\ud800\": 0}", "[]", false}, {"{\"a\": 0", "[]", false}, {"{\"a\": 0,}", "[]", false}, {"{\"a\": 0}", "[[\"a\",\"a\",\"a\"]]", false},
+        {"{\"\\ud83d\\ude00\": 0}", "[]", true}, {"{\"a\\/\": 0}", "[]", true}, {"{\"a\": 012}", "[]", false}, {"{\"\xff\": 0}", "[]", false},
+        {"{\"a\": 0}", "[\"a b\"]", false}, {"{\"a\\x\": 0}", "[]", false},
+    };
+    for (int i = 0; i < SYI_COUNT(odd); i++) {
+        char text[400];
+        snprintf(text, sizeof text, "{\"model\":{\"type\":\"BPE\",\"merges\":%s , \"vocab\" : %s}}", odd[i].merges, odd[i].vocab);
+        sy_tokenizer *t = NULL;
+        assert_int_equal(sy_tokenizer_parse(f->ctx, text, strlen(text), "odd", &t), odd[i].good ? SY_OK : SY_E_INPUT);
+        if (strstr(odd[i].vocab, "ab")) {
+            sy_token *k;
+            int64_t n;
+            assert_int_equal(sy_tokenize(f->ctx, t, "ab", 2, false, false, &k, &n), SY_OK);
+            assert_int_equal(n, 1);
+            assert_int_equal(k[0].id, 2);
+            sy_tokens_free(f->ctx, k);
+        }
+        sy_tokenizer_free(t);
+    }
+}
+
 static void matches_hugging_face(void **state)
 {
     fixture *f = *state;
     json_t *list = json_object_get(f->golden, "tokenizers");
     assert_true(json_array_size(list) >= 8);
-    for (int i = 0; i < (int)json_array_size(list); i++) {
-        sy_tokenizer *t = load(f, i);
+    for (int form = 0; form < 3 * (int)json_array_size(list); form++) {
+        const int i = form / 3;
+        sy_tokenizer *t;
+        if (form % 3 == 0) t = load(f, i);
+        else assert_int_equal(parse(f->ctx, spec_of(f, i), form % 3 == 1, &t), SY_OK);
         json_t *cases = json_object_get(json_array_get(list, (size_t)i), "cases");
         assert_true(json_array_size(cases) >= 18);
         for (size_t c = 0; c < json_array_size(cases); c++) {
@@ -365,7 +431,7 @@ static void survives_lack_of_memory(void **state)
         char *s = NULL;
         int64_t count = 0;
         sy_memory_fail_after(ctx, n);
-        sy_status st = syi_tokenizer_from_json(ctx, spec_of(f, (int)(n % 15)), "golden.json", &t);
+        sy_status st = n % 2 ? parse(ctx, spec_of(f, (int)(n % 15)), false, &t) : syi_tokenizer_from_json(ctx, spec_of(f, (int)(n % 15)), "golden.json", &t);
         if (st == SY_OK) st = sy_tokenize(ctx, t, "Hello <m> cafe\xCC\x81 worlds eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee", 84, true, true, &k, &count);
         if (st == SY_OK) st = sy_detokenize(ctx, t, (int32_t[]){5, 6, 7}, 3, false, &s, NULL, NULL);
         failures += st != SY_OK;
@@ -386,7 +452,7 @@ int main(void)
         cmocka_unit_test(matches_hugging_face),       cmocka_unit_test(merges_as_brute_force_does), cmocka_unit_test(any_bytes_come_back),
         cmocka_unit_test(special_tokens_on_demand),   cmocka_unit_test(shared_between_threads),     cmocka_unit_test(long_runs_take_linear_time),
         cmocka_unit_test(names_what_is_wrong),        cmocka_unit_test(survives_cut_and_changed_files),
-        cmocka_unit_test(survives_lack_of_memory),
+        cmocka_unit_test(survives_lack_of_memory),    cmocka_unit_test(takes_the_large_parts_out),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
