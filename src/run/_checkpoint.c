@@ -341,6 +341,7 @@ sy_status syi_checkpoint_save(syi_train *t)
     sy_context *ctx = t->ctx;
     syi_dir work = {0};
     char title[160], summary[200];
+    SYI_TRY(syi_train_model_hash(t));
     SYI_TRY(syi_metrics_sync(t->metrics, &t->state.logs));
     char *place = syi_format(ctx, "%s/" CHECKPOINT "%lld", t->dir, (long long)t->state.step), *tensors = NULL;
     sy_status status = place != NULL ? syi_dir_begin(ctx, place, false, &work) : SY_E_MEMORY;
@@ -372,6 +373,7 @@ static sy_status same_hash(syi_train *t, int64_t step, const char *what, const c
 
 sy_status syi_checkpoint_load(syi_train *t, int64_t step)
 {
+    SYI_TRY(syi_train_model_hash(t));
     syi_run_state loaded = t->state;
     char *dir = syi_format(t->ctx, "%s/" CHECKPOINT "%lld", t->dir, (long long)step);
     char *state = dir != NULL ? syi_join(t->ctx, dir, STATE_FILE) : NULL;

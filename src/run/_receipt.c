@@ -115,10 +115,19 @@ static void receipt_trained(syi_train *t)
                     (long long)t->schedule.warmup);
 }
 
+sy_status syi_train_model_hash(syi_train *t)
+{
+    if (t->state.model[0] != '\0') return SY_OK;
+    SYI_TRY(syi_source_hash(sy_run_model(t->run)->source, t->state.model));
+    set_text(json_object_get(syi_job_report(t->job), "model"), "hash", t->state.model);
+    syi_job_receipt(t->job, "model     %s: hash %s", t->o.model, t->state.model);
+    return SY_OK;
+}
+
 sy_status syi_train_receipt_open(syi_train *t)
 {
     bool dry = syi_job_common(t->job)->dry_run;
-    SYI_TRY(syi_receipt_model(t->job, t->run, t->o.model, dry ? NULL : t->state.model));
+    SYI_TRY(syi_receipt_model(t->job, t->run, t->o.model, NULL));
     SYI_TRY(syi_receipt_data(t->job, "data", t->o.data, &t->data_info));
     if (t->eval != NULL)
         SYI_TRY(syi_receipt_data(t->job, "eval_data", t->o.eval_data != NULL ? t->o.eval_data : t->o.data, &t->eval_info));
@@ -246,6 +255,7 @@ sy_status syi_train_receipt_end(syi_train *t)
     syi_report_real(report, "start_seconds", t->start_seconds);
     set_text(report, "out", t->dir);
     sy_status status = path == NULL || files == NULL || receipt == NULL ? syi_nomem(t->ctx, 1024) : SY_OK;
+    if (status == SY_OK) status = syi_train_model_hash(t);
     if (status == SY_OK) status = sy_run_save(t->run, t->dir);
     if (status == SY_OK) status = syi_metrics_add(t->metrics, summary_line(t));
     if (status == SY_OK) status = syi_trainer_state_write(t, t->dir);

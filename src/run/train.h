@@ -196,6 +196,9 @@ sy_status syi_trainer_state_write(syi_train *t, const char *dir);
 
 /* Receipt lines and report keys of what was opened: model, adapter, data, plan. */
 sy_status syi_train_receipt_open(syi_train *t);
+/* state.model, into the report too, when first needed: it takes as long as reading the files, so not before the
+ * first step. */
+sy_status syi_train_model_hash(syi_train *t);
 /* ... and of what was done and written; writes receipt.json, which marks a run complete. */
 sy_status syi_train_receipt_end(syi_train *t);
 /* The report of a run that was complete when it was resumed, from its receipt. */

@@ -46,19 +46,36 @@ int64_t syi_panels_bytes(syi_engine *e, int64_t n, int64_t k)
     return forth && back ? n * k * (int64_t)sizeof(uint16_t) : 0;
 }
 
+typedef uint32_t four __attribute__((vector_size(16)));
+
+static inline four load4(const uint16_t *p)
+{
+    four v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+/* 4 x 4 words turned over: rows of w become columns of the block. */
+static inline void turn(const uint16_t *w, int64_t k, uint32_t *to)
+{
+    const four a = load4(w), b = load4(w + k), c = load4(w + 2 * k), d = load4(w + 3 * k);
+    const four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    const four cd = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd2 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    const four out[4] = {__builtin_shufflevector(ab, cd, 0, 1, 4, 5), __builtin_shufflevector(ab, cd, 2, 3, 6, 7),
+                         __builtin_shufflevector(ab2, cd2, 0, 1, 4, 5), __builtin_shufflevector(ab2, cd2, 2, 3, 6, 7)};
+    for (int i = 0; i < 4; i++) memcpy(to + i * ROWS, &out[i], sizeof out[i]);
+}
+
 sy_status syi_panels_pack(syi_engine *e, int64_t n, int64_t k, const uint16_t *w, uint16_t *packed)
 {
     if (!shape_fits(n, k)) return syi_fail(e->ctx, SY_E_BUG, "a weight %lld x %lld cannot be packed", (long long)n, (long long)k);
+    /* Words of two numbers, little-endian: low half first. */
     SYI_CUT(e, n / ROWS, 1, first, count,
         for (int64_t c = 0; c < k; c += COLS) {
             const uint16_t *from = w + first * ROWS * k + c;
             uint32_t *to = (uint32_t *)(void *)(packed + (first * (k / COLS) + c / COLS) * BLOCK);
-            for (int64_t r = 0; r < ROWS; r++)
-                for (int64_t i = 0; i < COLS / 2; i++) {
-                    uint32_t pair;
-                    memcpy(&pair, from + r * k + 2 * i, sizeof pair); /* little-endian: low half first */
-                    to[i * ROWS + r] = pair;
-                }
+            for (int64_t i = 0; i < COLS / 2; i += 4)
+                for (int64_t r = 0; r < ROWS; r += 4) turn(from + r * k + 2 * i, k, to + i * ROWS + r);
         }
         (void)count;);
     return SY_OK;
