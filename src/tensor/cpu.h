@@ -25,12 +25,22 @@ enum { SYI_OUTER_COLS = 48, SYI_OUTER_RANK = 64 };
 /* Factors of one AdamW step, as the loop wants them. */
 typedef struct { float keep, beta1, beta2, one_beta1, one_beta2, step, root2, eps; } syi_adamw_factors;
 
+/* A few vectors as integers (cpu_dots.h): three digits of each number, and for eight lanes of
+ * a group of 32 what one unit is worth, and the sum times `sums` of the type's kernels. In
+ * memory of syi_digits_bytes that the caller has. */
+typedef struct { const void *digits; const float *unit, *sum; } syi_digits;
+static inline int64_t syi_digits_padded(int64_t k) { return (k + 63) / 64 * 64; }
+static inline int64_t syi_digits_bytes(int64_t m, int64_t k) { return m * 5 * syi_digits_padded(k); }
+
 /* GGUF blocks of one type (cpu_blocks.h). Row r lies `pitch` * (order ? order[r] : r) bytes
  * behind w; gemv: out[i, r] = x[i,:] . row r for i < m <= 4, f32 sums; k is a multiple of
  * the block's length. Memory some KiB behind a row may be asked for, never read. */
 typedef struct {
     void (*gemv)(int m, int64_t rows, int64_t k, const float *x, int64_t ldx, const uint8_t *w, int64_t pitch, const int32_t *order, float *out,
                  int64_t ldo);
+    /* The same from the digits of x; NULL: this type or path has none. */
+    void (*dots)(int m, int64_t rows, int64_t k, const syi_digits *x, const uint8_t *w, int64_t pitch, const int32_t *order, float *out, int64_t ldo);
+    float sums; /* minus the code that stands for zero; 1 where a number is added instead */
     void (*to_f32)(const uint8_t *row, int64_t k, void *dst);
     void (*to_bf16)(const uint8_t *row, int64_t k, void *dst);
 } syi_block_kernels;
@@ -62,6 +72,7 @@ typedef struct {
     double (*grid_error)(const float *w, int64_t n, float scale, float zero, float top);
     /* NULL: this type has none, block_decode.c does it. */
     const syi_block_kernels *(*blocks)(sy_dtype type);
+    void (*block_digits)(int m, int64_t k, const float *x, float sums, void *work, syi_digits *out); /* for their dots; NULL: no type has any */
     /* gemm_outer.c: out[r, 48] = S[k, r]^T X[k, cols <= 48]; S as outer_pack left it
      * (k*r words). */
     void (*outer_pack_f32)(int64_t k, int64_t r, const float *s, int64_t lds, uint32_t *out);

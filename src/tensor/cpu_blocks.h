@@ -258,11 +258,14 @@ BLOCK_TYPE(q4_k)
 BLOCK_TYPE(q5_k)
 BLOCK_TYPE(q6_k)
 
-#define BLOCK_ROW(name) {gemv_##name, to_f32_##name, to_bf16_##name}
+#include "tensor/cpu_dots.h"
+
+#define BLOCK_ROW(name, dots, sums) {gemv_##name, dots, sums, to_f32_##name, to_bf16_##name}
 static const syi_block_kernels *block_kernels(sy_dtype t)
 {
-    static const syi_block_kernels q4_0 = BLOCK_ROW(q4_0), q4_1 = BLOCK_ROW(q4_1), q5_0 = BLOCK_ROW(q5_0), q5_1 = BLOCK_ROW(q5_1),
-                                   q8_0 = BLOCK_ROW(q8_0), q4_k = BLOCK_ROW(q4_k), q5_k = BLOCK_ROW(q5_k), q6_k = BLOCK_ROW(q6_k);
+    static const syi_block_kernels q4_0 = BLOCK_ROW(q4_0, DOTS(q4_0), -8), q4_1 = BLOCK_ROW(q4_1, DOTS(q4_1), 1), q5_0 = BLOCK_ROW(q5_0, DOTS(q5_0), -16),
+                                   q5_1 = BLOCK_ROW(q5_1, DOTS(q5_1), 1), q8_0 = BLOCK_ROW(q8_0, DOTS(q8_0), -128), q4_k = BLOCK_ROW(q4_k, NULL, 0),
+                                   q5_k = BLOCK_ROW(q5_k, NULL, 0), q6_k = BLOCK_ROW(q6_k, NULL, 0);
     switch ((int)t) {
     case SY_Q4_0: return &q4_0;
     case SY_Q4_1: return &q4_1;

@@ -166,7 +166,7 @@ static inline vf logistic(vf x)
 #include "tensor/cpu_elementwise.h"
 
 #include "tensor/cpu_outer.h"
-#include "tensor/cpu_blocks.h"
+#include "tensor/cpu_blocks.h" /* with cpu_dots.h */
 #include "tensor/cpu_packed.h"
 #include "tensor/cpu_grid.h"
 #include "tensor/cpu_signs.h"
@@ -215,6 +215,7 @@ const syi_cpu CPU_ROW = {
     .unpack = unpack,
     .gemv_panels = gemv_panels,
     .blocks = block_kernels,
+    .block_digits = BLOCK_DIGITS,
     .outer_pack_f32 = outer_pack_f32,
     .outer_pack_bf16 = outer_pack_bf16,
     .outer_f32 = outer_f32,

@@ -165,12 +165,7 @@ static bool packed_in(const syi_packed *p, int m, const float *x, void *work, sy
             if (!(most <= 3e38f) || !(per <= 3e38f)) continue;
             for (int64_t k = first; k < end; k += 16) {
                 const __mmask16 some = (__mmask16)(end - k >= 16 ? 0xffff : (1 << (end - k)) - 1);
-                const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_maskz_loadu_ps(some, v + k), _mm512_set1_ps(per)));
-                const __m512i low = _mm512_srai_epi32(_mm512_slli_epi32(q, 24), 24), rest = _mm512_srai_epi32(_mm512_sub_epi32(q, low), 8);
-                const __m512i middle = _mm512_srai_epi32(_mm512_slli_epi32(rest, 24), 24), high = _mm512_srai_epi32(_mm512_sub_epi32(rest, middle), 8);
-                _mm512_mask_cvtepi32_storeu_epi8(d + k, some, high);
-                _mm512_mask_cvtepi32_storeu_epi8(d + p->padded + k, some, middle);
-                _mm512_mask_cvtepi32_storeu_epi8(d + 2 * p->padded + k, some, low);
+                split_digits(_mm512_maskz_loadu_ps(some, v + k), _mm512_set1_ps(per), some, d + k, d + p->padded + k, d + 2 * p->padded + k);
             }
         }
     }

@@ -60,6 +60,7 @@ typedef struct {
     const syi_coded *w;
     const float *x;
     float *rows; /* [threads, k]: decoded, for types without a kernel */
+    syi_digits digits;
     double beta;
     sy_dtype yt;
     void *y;
@@ -72,7 +73,9 @@ static void few_part(void *self, int64_t part, int thread)
     float out[FEW][SHARE];
     if (f->b) {
         const int32_t *order = f->w->order ? f->w->order + first : NULL;
-        f->b->gemv((int)f->m, count, f->k, f->x, f->k, (const uint8_t *)f->w->data + (order ? 0 : first * pitch), pitch, order, out[0], SHARE);
+        const uint8_t *rows = (const uint8_t *)f->w->data + (order ? 0 : first * pitch);
+        if (f->b->dots) f->b->dots((int)f->m, count, f->k, &f->digits, rows, pitch, order, out[0], SHARE);
+        else f->b->gemv((int)f->m, count, f->k, f->x, f->k, rows, pitch, order, out[0], SHARE);
     } else {
         float *row = f->rows + thread * f->k;
         for (int64_t j = 0; j < count; j++) {
@@ -87,11 +90,13 @@ static sy_status few(syi_engine *e, int64_t m, int64_t n, int64_t k, sy_dtype dt
 {
     const int threads = syi_omp(e->ctx);
     const syi_block_kernels *b = e->cpu->blocks(w->dtype);
-    float *xf = syi_engine_work(e, SYI_WORK_A, (m * k + threads * k) * (int64_t)sizeof *xf);
+    const bool dots = b && b->dots;
+    float *xf = syi_engine_work(e, SYI_WORK_A, (m * k + threads * k) * (int64_t)sizeof *xf + (dots ? syi_digits_bytes(m, k) : 0));
     if (xf == NULL) return SY_E_MEMORY;
     SYI_TRY(syi_cast(e, dt, x, SY_F32, xf, m * k));
     float *rows = xf + m * k;
-    few_job job = {e, b, m, n, k, w, xf, rows, beta, yt, y};
+    few_job job = {.e = e, .b = b, .m = m, .n = n, .k = k, .w = w, .x = xf, .rows = rows, .beta = beta, .yt = yt, .y = y};
+    if (dots) e->cpu->block_digits((int)m, k, xf, b->sums, rows + threads * k, &job.digits);
     syi_share(e, syi_ceil_div(n, SHARE), few_part, &job);
     return SY_OK;
 }

@@ -9,7 +9,7 @@
 
 #include <math.h>
 
-enum { ROWS = 37, K = 768, MOST = 5 };
+enum { ROWS = 37, K = 768, SHORT = 96, MOST = 5 };
 static const char *const paths[] = {"plain", "neon", "avx2", "avx512", "avx512_bf16"};
 static const sy_dtype types[] = {SY_Q4_0, SY_Q4_1, SY_Q5_0, SY_Q5_1, SY_Q8_0, SY_Q4_K, SY_Q5_K, SY_Q6_K, SY_Q2_K, SY_IQ4_NL, SY_F16};
 
@@ -72,6 +72,26 @@ static void kernels(void **state)
                             for (int k = 0; k < K; k++) sum += (double)wr[k] * x[i * K + k], size += fabs((double)wr[k] * x[i * K + k]);
                             if (!(fabs(out[i][r] - sum) <= 2e-6 * size))
                                 fail_msg("%s, %s, %d rows of x: row %d is %.9g, expected %.9g", c->name, sy_dtype_name(types[q]), m, r, (double)out[i][r], sum);
+                        }
+                    if (b->dots)
+                        for (int short_row = 0; short_row < 2; short_row++) { /* 24 groups, and 3: neither is whole chunks */
+                            const int n = short_row ? SHORT : K;
+                            const int64_t step = n / sy_dtype_block_len(types[q]) * sy_dtype_block_bytes(types[q]);
+                            float some[4][ROWS], xs[4 * K];
+                            for (int i = 0; i < m; i++) memcpy(xs + i * n, x + i * K, (size_t)n * sizeof *xs);
+                            void *room = malloc((size_t)syi_digits_bytes(m, n));
+                            syi_digits digits;
+                            c->block_digits(m, n, xs, b->sums, room, &digits);
+                            b->dots(m, ROWS, n, &digits, w, step, ordered ? order : NULL, some[0], ROWS);
+                            for (int i = 0; i < m; i++)
+                                for (int r = 0; r < ROWS; r++) {
+                                    const float *wr = f + (ordered ? order[r] : r) * n;
+                                    double sum = 0, size = 0;
+                                    for (int k = 0; k < n; k++) sum += (double)wr[k] * xs[i * n + k], size += fabs((double)wr[k] * xs[i * n + k]);
+                                    if (!(fabs(some[i][r] - sum) <= 2e-6 * size))
+                                        fail_msg("%s, %s, digits of %d vectors of %d: row %d is %.9g, expected %.9g", c->name, sy_dtype_name(types[q]), m, n, r, (double)some[i][r], sum);
+                                }
+                            free(room);
                         }
                     float one[4]; /* a row's bits do not depend on its neighbours */
                     b->gemv(m, 1, K, x, K, ordered ? w : w + 2 * pitch, pitch, ordered ? order + 2 : NULL, one, 1);
