@@ -284,7 +284,7 @@ static void ranks(const sy_run *run, student_result *out)
     sy_param *const *p = sy_params(run, &n);
     for (int i = 0; i < n; i++) {
         if (!p[i]->slot || !p[i]->site || !strstr(p[i]->slot->name, "_A") || p[i]->value.rank != 2 || (p[i]->slot->flags & SY_SLOT_STATE)) continue;
-        const int l = atoi(strrchr(p[i]->site->name, '.') + 1);
+        const int l = strrchr(p[i]->site->name, '.')[1] - '0'; /* "layers.N", N of one digit */
         if (l >= 0 && l < STUDENT_LAYERS) out->rank[l] = p[i]->retired ? 0 : p[i]->value.dim[0];
     }
 }
