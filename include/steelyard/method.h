@@ -223,6 +223,13 @@ enum {
 
 typedef struct { const char *title, *authors, *venue, *id; int year; const char *equations; } sy_paper;
 
+/* A name of its own for a method with other defaults, as papers and other tools call it
+ * ("gptq" is rescomp with variant=gptq). Usable wherever the method's name is. */
+typedef struct {
+    const char *name, *title;
+    const char *settings;      /* "key=value", separated by blanks; what the user says wins   */
+} sy_preset;
+
 struct sy_method {
     int abi;                   /* SY_METHOD_ABI                                        */
     const char *name;          /* the file's name: "lora"                              */
@@ -237,6 +244,7 @@ struct sy_method {
                                   separated by blanks                                     */
     const char *also;          /* other names of it, separated by blanks: of the method, and
                                   peft_types that are read as this one ("bone BONE")       */
+    const sy_preset *presets;  /* ended by name NULL, or NULL                           */
     unsigned caps;
     const sy_option *options;  /* into the context                                     */
     const sy_slot *slots;
@@ -294,9 +302,11 @@ struct sy_method {
 };
 enum { SY_METHOD_ABI = 1 };
 
-/* The registry, NULL-terminated; by name (kind -1: any). */
+/* The registry, NULL-terminated; by name, other name or preset (kind -1: any). */
 const sy_method *const *sy_methods(void);
 const sy_method *sy_method_find(const char *name, int kind);
+/* The preset of the method that has this name, NULL: none. */
+const sy_preset *sy_preset_find(const sy_method *method, const char *name);
 
 /* -- what methods ask of a run ---------------------------------------------------------------------------- */
 

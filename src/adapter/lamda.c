@@ -393,10 +393,15 @@ static const sy_paper papers[] = {
     { .title = NULL }
 };
 
+static const sy_preset presets[] = {
+    {"lamda++", "ranks shared out by the weights' spectra", "plus=on"},
+    {NULL, NULL, NULL}
+};
+
 const sy_method sy_method_lamda = {
     .abi = SY_METHOD_ABI, .name = "lamda", .kind = SY_ADAPTER,
     .title = "LaMDA: a trained r x r core between the weight's own singular directions (LaMDA++)",
-    .papers = papers,
+    .presets = presets, .papers = papers,
     .about = "For when LoRA's trained state or kept activations are too big: after the first part of training only r*r numbers a module are trained, "
              "and r numbers a token are kept for backward instead of the whole input. plus shares the ranks out by the weights' spectra. Per trained "
              "number and per byte it beats LoRA; at equal rank LoRA is better.",

@@ -433,10 +433,17 @@ static const sy_paper papers[] = {
     { .title = NULL }
 };
 
+static const sy_preset presets[] = {
+    {"rslora", "scaled by alpha over the square root of the rank", "use-rslora=on"},
+    {"dora", "magnitudes trained apart from directions", "use-dora=on"},
+    {"pissa", "starts at the leading singular vectors of the weight", "init=pissa_niter_4"},
+    {NULL, NULL, NULL}
+};
+
 const sy_method sy_method_lora = {
     .abi = SY_METHOD_ABI, .name = "lora", .kind = SY_ADAPTER,
     .title = "LoRA: a trained low-rank update of frozen weights (rsLoRA, DoRA, LoRA+, PiSSA)",
-    .papers = papers,
+    .presets = presets, .papers = papers,
     .about = "The default cheap fine-tune: two thin matrices a layer, r(in+out) trained numbers, mergeable. use-rslora keeps large ranks "
              "useful, use-dora trains each row's length apart (closer to full fine-tuning, about a third slower), init pissa starts at "
              "the weight's own top directions (faster first steps), loraplus-lr-ratio lets B learn faster.",

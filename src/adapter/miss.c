@@ -234,10 +234,16 @@ static const sy_paper papers[] = {
     { .title = NULL }
 };
 
+static const sy_preset presets[] = {
+    {"bat", "blocks that multiply the weight and add to it", "mode=bat"},
+    {"mini", "one block, repeated over the outputs", "mode=mini"},
+    {NULL, NULL, NULL}
+};
+
 const sy_method sy_method_miss = {
     .abi = SY_METHOD_ABI, .name = "miss", .kind = SY_ADAPTER,
     .title = "MiSS (Bone, BAT): one zero-initialised matrix shared by all shards of the weight",
-    .papers = papers,
+    .presets = presets, .papers = papers,
     .about = "Learns faster than LoRA in the first steps for less work: one matrix of rank x out numbers a layer, and instead of a product with A "
              "the input's shards are added up. mode bat multiplies every block of the weight itself (full rank, about a quarter more time); mode "
              "mini gets by with rank x mini-r numbers. Twice LoRA's rank has about LoRA's number of parameters.",

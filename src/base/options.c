@@ -436,11 +436,31 @@ static sy_status check_required(sy_context *ctx, const syi_settings *s, const sy
     return SY_OK;
 }
 
+/* A table's other defaults: only its own rows, whatever other tables call theirs. */
+static sy_status apply_preset(sy_context *ctx, const syi_rows *table, syi_arena *arena)
+{
+    for (const char *at = table->preset; at != NULL && *at != '\0';) {
+        const size_t all = strcspn(at, " "), key = strcspn(at, "= ");
+        const sy_option *row = table->rows;
+        while (row->name != NULL && (strlen(row->name) != key || strncmp(row->name, at, key) != 0)) row++;
+        if (row->name == NULL || key == all) return syi_fail(ctx, SY_E_BUG, "%s: its preset \"%s\" names no option", table->owner, table->preset);
+        char *value = syi_strndup(ctx, at + key + 1, all - key - 1);
+        if (value == NULL) return SY_E_MEMORY;
+        const sy_status st = syi_option_set(ctx, row, table->base, value, table->owner, arena);
+        syi_free(ctx, value);
+        SYI_TRY(st);
+        at += all + strspn(at + all, " ");
+    }
+    return SY_OK;
+}
+
 sy_status syi_options_fill(sy_context *ctx, syi_settings *s, const syi_rows *tables, int n, syi_arena *arena)
 {
-    for (int t = 0; t < n; t++)
+    for (int t = 0; t < n; t++) {
         for (const sy_option *row = tables[t].rows; row != NULL && row->name != NULL; row++)
             SYI_TRY(syi_option_default(ctx, row, tables[t].base, arena));
+        SYI_TRY(apply_preset(ctx, &tables[t], arena));
+    }
     for (int pass = 0; pass < 2; pass++) /* flags win over YAML */
         for (int64_t i = 0; i < s->n; i++)
             if (s->at[i].flag == (pass == 1)) SYI_TRY(apply(ctx, tables, n, &s->at[i], arena));

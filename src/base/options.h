@@ -33,8 +33,9 @@ sy_status syi_settings_yaml(syi_settings *s, const char *path);
  * YAML; NULL: not set. Aliases are not looked at: settings do not know the rows. */
 const char *syi_settings_get(const syi_settings *s, const char *name);
 
-/* A table of rows and the struct that its offsets are in. */
-typedef struct { const sy_option *rows; void *base; const char *owner; } syi_rows;
+/* A table of rows and the struct that its offsets are in. `preset`: NULL, or other defaults
+ * for some of them, "key=value" separated by blanks. */
+typedef struct { const sy_option *rows; void *base; const char *owner, *preset; } syi_rows;
 
 /* Fills every row of every table: default, then the setting. Unknown keys,
  * out-of-range and malformed values and missing SY_OPT_REQUIRED rows are SY_E_USAGE

@@ -64,6 +64,10 @@ static void print_methods(const json_t *report)
         kind = k;
         printf("  %-*s  %s\n", wide, text_of(row, "name"), text_of(row, "title"));
         if (*text_of(row, "paper")) printf("  %-*s  %s\n", wide, "", text_of(row, "paper"));
+        json_t *preset;
+        size_t j;
+        json_array_foreach(json_object_get(row, "presets"), j, preset)
+            printf("  %-*s  %s: %s (%s)\n", wide, "", text_of(preset, "name"), text_of(preset, "title"), text_of(preset, "settings"));
     }
     puts("\n\"steelyard help NAME\" shows a method's page.");
 }

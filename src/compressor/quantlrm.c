@@ -559,10 +559,15 @@ static const sy_paper papers[] = {
     {.title = NULL}
 };
 
+static const sy_preset presets[] = {
+    {"awq", "activation-aware weight quantization: channels scaled by their mean activation", "importance=act"},
+    {NULL, NULL, NULL}
+};
+
 const sy_method sy_method_quantlrm = {
     .abi = SY_METHOD_ABI, .name = "quantlrm", .kind = SY_COMPRESSOR,
     .title = "QuantLRM and AWQ: channels scaled by importance before rounding",
-    .papers = papers,
+    .presets = presets, .papers = papers,
     .about = "Scales each input channel before it is rounded, by a power of its importance that a search on outputs picks, and folds the inverse into the norm or "
              "linear before it. AWQ (--importance act) takes mean activations; QuantLRM takes how fine-tuning changed the channel and so wants the checkpoint that "
              "the model was fine-tuned from. For 3 and 4 bits; keeps skills that fine-tuning brought.",

@@ -76,10 +76,16 @@ static const sy_paper papers[] = {
     {.title = NULL}
 };
 
+static const sy_preset presets[] = {
+    {"gptq", "rounding errors of a layer compensated", "variant=gptq"},
+    {"gptaq", "those of the layers before it too", "variant=gptaq"},
+    {NULL, NULL, NULL}
+};
+
 const sy_method sy_method_rescomp = {
     .abi = SY_METHOD_ABI, .name = "rescomp", .kind = SY_COMPRESSOR,
     .title = "ResComp, GPTAQ, GPTQ: quantization with error compensation, column by column",
-    .papers = papers,
+    .presets = presets, .papers = papers,
     .about = "Rounds one input column after another and lets the columns that follow take up the error, weighted by the second moments of "
              "the inputs on a calibration text. GPTQ repairs rounding within a layer, GPTAQ also what arrives from layers before it, ResComp "
              "re-anchors both to the untouched layer. A few hundred windows of text and no training; a minute for a model of 100 million parameters.",

@@ -145,7 +145,7 @@ static sy_status use_of(syi_adapter_dir *d, sy_use *out)
     sy_status st = check_values(ctx, d->config, where);
     if (st == SY_OK && json_is_null(json_object_get(d->config, "target_modules")))
         st = syi_fail(ctx, SY_E_INPUT, "%s: target_modules is null; write the names of the adapted modules there", where);
-    if (st == SY_OK) st = syi_use_make(ctx, m, out);
+    if (st == SY_OK) st = syi_use_make(ctx, m, NULL, out);
     if (st == SY_OK) {
         st = fill_rows(ctx, d->config, where, out);
         if (st != SY_OK) sy_use_free(ctx, out);

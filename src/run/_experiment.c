@@ -25,7 +25,7 @@ const sy_experiment *sy_experiment_find(const char *name)
     return NULL;
 }
 
-sy_status sy_use_own(sy_context *ctx, const sy_method *method, sy_use *out) { return syi_use_make(ctx, method, out); }
+sy_status sy_use_own(sy_context *ctx, const sy_method *method, sy_use *out) { return syi_use_make(ctx, method, NULL, out); }
 
 static json_t *real(double v) { return isfinite(v) ? json_real(v) : json_null(); }
 

@@ -92,14 +92,13 @@ sy_status syi_use_find(sy_context *ctx, const char *name, int kind, const char *
 {
     const char *names[256];
     int n = 0;
-    *out = NULL;
-    for (const sy_method *const *m = sy_methods(); *m && n < SYI_COUNT(names); m++) {
+    *out = sy_method_find(name, kind);
+    if (*out) return SY_OK;
+    for (const sy_method *const *m = sy_methods(); *m; m++) {
         if ((int)(*m)->kind != kind) continue;
-        if (!strcmp((*m)->name, name)) { *out = *m; return SY_OK; }
-        names[n++] = (*m)->name;
+        if (n < SYI_COUNT(names)) names[n++] = (*m)->name;
+        for (const sy_preset *p = (*m)->presets; p && p->name && n < SYI_COUNT(names); p++) names[n++] = p->name;
     }
-    for (const sy_method *const *m = sy_methods(); *m; m++)
-        if ((int)(*m)->kind == kind && (*m)->also && syi_has_word((*m)->also, name)) { *out = *m; return SY_OK; }
     const char *near = syi_nearest(name, names, n), *what = sy_kind_name((sy_kind)kind);
     if (near) return syi_fail(ctx, SY_E_USAGE, "%s: there is no %s called \"%s\"; did you mean \"%s\"?", where, what, name, near);
     syi_text list;
@@ -111,7 +110,13 @@ sy_status syi_use_find(sy_context *ctx, const char *name, int kind, const char *
     return st;
 }
 
-sy_status syi_use_make(sy_context *ctx, const sy_method *method, sy_use *out)
+static const char *preset_settings(const sy_method *method, const char *name)
+{
+    const sy_preset *p = name ? sy_preset_find(method, name) : NULL;
+    return p ? p->settings : NULL;
+}
+
+sy_status syi_use_make(sy_context *ctx, const sy_method *method, const char *name, sy_use *out)
 {
     syi_arena *arena;
     out->method = NULL; out->self = NULL;
@@ -124,7 +129,7 @@ sy_status syi_use_make(sy_context *ctx, const sy_method *method, sy_use *out)
     if (!method->options) return SY_OK;
     syi_settings none;
     syi_settings_init(&none, ctx);
-    syi_rows table = { method->options, out->self, method->name };
+    syi_rows table = { method->options, out->self, method->name, preset_settings(method, name) };
     sy_status st = syi_options_fill(ctx, &none, &table, 1, arena);
     syi_settings_free(&none);
     if (st != SY_OK) sy_use_free(ctx, out);
@@ -136,7 +141,7 @@ sy_status sy_use_new(sy_context *ctx, const char *name, sy_kind kind, const char
     const sy_method *method;
     out->method = NULL; out->self = NULL;
     SYI_TRY(syi_use_find(ctx, name, (int)kind, "sy_use_new", &method));
-    SYI_TRY(syi_use_make(ctx, method, out));
+    SYI_TRY(syi_use_make(ctx, method, name, out));
     syi_settings s;
     syi_settings_init(&s, ctx);
     sy_status st = SY_OK;
@@ -152,7 +157,7 @@ sy_status sy_use_new(sy_context *ctx, const char *name, sy_kind kind, const char
     }
     if (st == SY_OK && (n || method->options)) {
         static const sy_option nothing = { .name = NULL };
-        syi_rows table = { method->options ? method->options : &nothing, out->self, name };
+        syi_rows table = { method->options ? method->options : &nothing, out->self, name, preset_settings(method, name) };
         st = syi_options_fill(ctx, &s, &table, 1, syi_use_arena(out));
     }
     syi_settings_free(&s);
@@ -274,9 +279,9 @@ static sy_status find_methods(sy_job *job)
         const sy_method *method;
         SYI_TRY(syi_use_find(job->ctx, name, kind, set ? set->where : row->name, &method));
         sy_use *use = &job->use[job->n_use];
-        SYI_TRY(syi_use_make(job->ctx, method, use));
+        SYI_TRY(syi_use_make(job->ctx, method, name, use));
         job->n_use++;
-        if (method->options) job->tables[job->n_tables++] = (syi_rows){ method->options, use->self, method->name };
+        if (method->options) job->tables[job->n_tables++] = (syi_rows){ method->options, use->self, method->name, preset_settings(method, name) };
     }
     return SY_OK;
 }
@@ -329,8 +334,8 @@ sy_status sy_job_run(sy_job *job)
     job->ran = true;
     job->self = syi_calloc(ctx, 1, job->verb->size ? job->verb->size : 1);
     if (!job->self) return SY_E_MEMORY;
-    job->tables[job->n_tables++] = (syi_rows){ job->verb->options ? job->verb->options : &nothing, job->self, job->verb->name };
-    job->tables[job->n_tables++] = (syi_rows){ common_rows, &job->common, "steelyard" };
+    job->tables[job->n_tables++] = (syi_rows){ job->verb->options ? job->verb->options : &nothing, job->self, job->verb->name, NULL };
+    job->tables[job->n_tables++] = (syi_rows){ common_rows, &job->common, "steelyard", NULL };
     SYI_TRY(gather(job));
     SYI_TRY(find_methods(job));
     SYI_TRY(belongs_elsewhere(job));

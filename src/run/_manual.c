@@ -238,6 +238,13 @@ static void title_part(syi_text *t, syi_page page, const char *name, const char 
     }
 }
 
+/* The method and its presets: what a line may call it by. */
+static void preset_names(syi_text *t, const sy_method *m, const char *before, const char *between)
+{
+    syi_text_printf(t, "%s%s", before, m->name);
+    for (const sy_preset *p = m->presets; p && p->name; p++) syi_text_printf(t, "%s%s", between, p->name);
+}
+
 /* Which methods a verb can have: "--adapter: full, lora". */
 static void methods_part(syi_text *t, syi_page page, const sy_verb *v)
 {
@@ -249,7 +256,7 @@ static void methods_part(syi_text *t, syi_page page, const sy_verb *v)
         int n = 0;
         for (const sy_method *const *m = sy_methods(); *m; m++)
             if ((int)(*m)->kind == kind)
-                syi_text_printf(&line, "%s%s", n++ ? ", " : "", (*m)->name);
+                preset_names(&line, *m, n++ ? ", " : "", ", ");
         if (page == SYI_PAGE_TEXT) {
             syi_text all;
             syi_text_init(&all, t->ctx, 65536);
@@ -312,6 +319,10 @@ static void method_page(syi_text *t, syi_page page, const sy_method *m, bool adv
              m->peft_type ? m->peft_type : "", m->peft_type ? "." : "");
     paragraph(t, page, line);
     paragraph(t, page, m->about);
+    for (const sy_preset *p = m->presets; p && p->name; p++) {
+        snprintf(line, sizeof line, "%s: %s (%s)", p->name, p->title, p->settings);
+        paragraph(t, page, line);
+    }
     for (const sy_paper *p = m->papers; p && p->title; p++) {
         syi_text one;
         syi_text_init(&one, t->ctx, 65536);
@@ -471,7 +482,7 @@ void syi_completion_bash(syi_text *t)
         for (int i = 0; (row = syi_verb_names(*v, i, &kind)); i++) {
             syi_text_printf(t, "        --%s) words=\"", row->name);
             for (const sy_method *const *m = sy_methods(); *m; m++)
-                if ((int)(*m)->kind == kind) syi_text_printf(t, "%s ", (*m)->name);
+                if ((int)(*m)->kind == kind) preset_names(t, *m, " ", " ");
             syi_text_puts(t, "\" ;;\n");
         }
         values_of(t, (*v)->options);
@@ -484,7 +495,9 @@ void syi_completion_bash(syi_text *t)
                 if ((int)(*m)->kind != kind || !(*m)->options) continue;
                 bool is_default = row->def && !strcmp(row->def, (*m)->name);
                 if (is_default) continue;
-                syi_text_printf(t, "        *\" --%s %s \"*) options+=\"", row->name, (*m)->name);
+                syi_text_printf(t, "        *\" --%s %s \"*", row->name, (*m)->name);
+                for (const sy_preset *p = (*m)->presets; p && p->name; p++) syi_text_printf(t, "|*\" --%s %s \"*", row->name, p->name);
+                syi_text_puts(t, ") options+=\"");
                 flags_of(t, (*m)->options);
                 syi_text_puts(t, "\" ;;\n");
             }
@@ -499,7 +512,7 @@ void syi_completion_bash(syi_text *t)
         if (!strcmp((*v)->name, "help")) {
             syi_text_puts(t, "        [ -n \"$words$files\" ] || words=\"");
             for (const sy_verb *const *w = sy_verbs(); *w; w++) syi_text_printf(t, "%s ", (*w)->name);
-            for (const sy_method *const *m = sy_methods(); *m; m++) syi_text_printf(t, "%s ", (*m)->name);
+            for (const sy_method *const *m = sy_methods(); *m; m++) preset_names(t, *m, " ", " ");
             syi_text_puts(t, "\"\n");
         }
         syi_text_puts(t, "        ;;\n");

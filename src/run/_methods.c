@@ -18,8 +18,18 @@ const sy_method *sy_method_find(const char *name, int kind)
 {
     for (int i = 0; syi_methods[i]; i++)
         if ((kind < 0 || (int)syi_methods[i]->kind == kind) && strcmp(syi_methods[i]->name, name) == 0) return syi_methods[i];
-    for (int i = 0; syi_methods[i]; i++)
-        if ((kind < 0 || (int)syi_methods[i]->kind == kind) && syi_methods[i]->also && syi_has_word(syi_methods[i]->also, name)) return syi_methods[i];
+    for (int i = 0; syi_methods[i]; i++) {
+        const sy_method *m = syi_methods[i];
+        if (kind >= 0 && (int)m->kind != kind) continue;
+        if ((m->also && syi_has_word(m->also, name)) || sy_preset_find(m, name)) return m;
+    }
+    return NULL;
+}
+
+const sy_preset *sy_preset_find(const sy_method *method, const char *name)
+{
+    for (const sy_preset *p = method->presets; p && p->name; p++)
+        if (strcmp(p->name, name) == 0) return p;
     return NULL;
 }
 

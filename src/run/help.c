@@ -27,7 +27,10 @@ static sy_status not_found(sy_context *ctx, const char *name)
     const char *names[512];
     int n = 0;
     for (const sy_verb *const *v = sy_verbs(); *v && n < SYI_COUNT(names); v++) names[n++] = (*v)->name;
-    for (const sy_method *const *m = sy_methods(); *m && n < SYI_COUNT(names); m++) names[n++] = (*m)->name;
+    for (const sy_method *const *m = sy_methods(); *m && n < SYI_COUNT(names); m++) {
+        names[n++] = (*m)->name;
+        for (const sy_preset *p = (*m)->presets; p && p->name && n < SYI_COUNT(names); p++) names[n++] = p->name;
+    }
     const char *near = syi_nearest(name, names, n);
     if (near) return syi_fail(ctx, SY_E_USAGE, "there is no verb or method \"%s\"; did you mean \"%s\"?", name, near);
     return syi_fail(ctx, SY_E_USAGE, "there is no verb or method \"%s\"; \"steelyard help\" lists the verbs, "

@@ -57,9 +57,10 @@ const sy_option *syi_row_find(const sy_option *rows, const char *key);
 const sy_option *syi_verb_names(const sy_verb *verb, int i, int *kind);
 /* By name; SY_E_USAGE with "did you mean" and `where` in front. */
 sy_status syi_use_find(sy_context *ctx, const char *name, int kind, const char *where, const sy_method **out);
-/* A method with a zeroed context and its defaults filled. sy_use_free calls the method's
+/* A method with a zeroed context and its defaults filled; `name` is what it was found by (NULL:
+ * its own): a preset has other defaults. sy_use_free calls the method's
  * free and releases the context: whoever holds a use at the end calls it, a run too. */
-sy_status syi_use_make(sy_context *ctx, const sy_method *method, sy_use *out);
+sy_status syi_use_make(sy_context *ctx, const sy_method *method, const char *name, sy_use *out);
 syi_arena *syi_use_arena(const sy_use *use); /* for strings that its options point to */
 
 #endif

@@ -83,7 +83,7 @@ static sy_status begin(merge_self *self, sy_job *job)
     char *where = syi_arena_format(g->arena, "%s: merge_method", self->recipe);
     if (!where) return SY_E_MEMORY;
     SYI_TRY(syi_use_find(g->ctx, name, SY_MERGER, where, &method));
-    SYI_TRY(syi_use_make(g->ctx, method, &g->use));
+    SYI_TRY(syi_use_make(g->ctx, method, name, &g->use));
     g->merger = method->merger;
     SYI_TRY(syi_merge_plan(g));
     return syi_merge_check(g);

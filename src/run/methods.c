@@ -34,8 +34,11 @@ static sy_status run(void *self_, sy_job *job)
             const sy_paper *p = (*m)->papers;
             char paper[512] = "";
             if (p && p->title) snprintf(paper, sizeof paper, "%s%s%s%s", p->title, p->id ? " (" : "", p->id ? p->id : "", p->id ? ")" : "");
-            json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s}", "name", (*m)->name, "kind", sy_kind_name((sy_kind)k),
-                                                  "title", (*m)->title, "paper", paper));
+            json_t *presets = json_array();
+            for (const sy_preset *q = (*m)->presets; q && q->name; q++)
+                json_array_append_new(presets, json_pack("{s:s, s:s, s:s}", "name", q->name, "title", q->title, "settings", q->settings));
+            json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s, s:o}", "name", (*m)->name, "kind", sy_kind_name((sy_kind)k),
+                                                  "title", (*m)->title, "paper", paper, "presets", presets));
         }
     json_object_set_new(syi_job_report(job), "methods", list);
     return SY_OK;

@@ -212,7 +212,7 @@ static sy_status fill(fixture *x, second *b, const said *what, int n)
     sy_status status = SY_OK;
     for (int i = 0; i < n && status == SY_OK; i++)
         status = syi_settings_add(&s, what[i].key, what[i].value, what[i].where, what[i].where[0] == '-');
-    syi_rows tables[2] = {{rows, &x->c, "train"}, {second_rows, b, "lora"}};
+    syi_rows tables[2] = {{rows, &x->c, "train", NULL}, {second_rows, b, "lora", NULL}};
     if (status == SY_OK) status = syi_options_fill(x->ctx, &s, tables, 2, x->arena);
     syi_settings_free(&s);
     return status;

@@ -162,6 +162,55 @@ static void test_option_of_another_method(void **state)
     sy_job_free(job);
 }
 
+/* Every preset is found by its name only, sets what it says it sets, and gives way to what
+ * the user sets. */
+static void test_presets(void **state)
+{
+    int n = 0;
+    for (const sy_method *const *m = sy_methods(); *m; m++)
+        for (const sy_preset *p = (*m)->presets; p && p->name; p++, n++) {
+            assert_ptr_equal(sy_method_find(p->name, (int)(*m)->kind), *m);
+            assert_ptr_equal(sy_preset_find(*m, p->name), p);
+            char key[64];
+            const size_t length = strcspn(p->settings, "=");
+            snprintf(key, sizeof key, "%.*s", (int)length, p->settings);
+            const sy_option *row = syi_row_find((*m)->options, key);
+            assert_non_null(row);
+            sy_use plain, preset;
+            assert_int_equal(sy_use_new(*state, (*m)->name, (*m)->kind, NULL, 0, &plain), SY_OK);
+            assert_int_equal(sy_use_new(*state, p->name, (*m)->kind, NULL, 0, &preset), SY_OK);
+            char *was = syi_option_text(*state, row, plain.self), *is = syi_option_text(*state, row, preset.self);
+            assert_string_equal(is, p->settings + length + 1);
+            assert_string_not_equal(is, was);
+            syi_free(*state, is);
+            char *back = syi_format(*state, "%s=%s", key, was);
+            sy_use own;
+            assert_int_equal(sy_use_new(*state, p->name, (*m)->kind, (const char *[]){back}, 1, &own), SY_OK);
+            is = syi_option_text(*state, row, own.self);
+            assert_string_equal(is, was);
+            syi_free(*state, is);
+            syi_free(*state, was);
+            syi_free(*state, back);
+            sy_use_free(*state, &own);
+            sy_use_free(*state, &preset);
+            sy_use_free(*state, &plain);
+        }
+    assert_true(n > 0);
+    sy_job *job = job_of(*state);
+    assert_int_equal(sy_job_set(job, "adapter", "dora"), SY_OK);
+    assert_int_equal(sy_job_run(job), SY_OK);
+    assert_string_equal(seen.adapter_name, "lora");
+    assert_string_equal(json_string_value(json_object_get(seen.all, "use-dora")), "on");
+    sy_job_free(job);
+    char *path = write_temp("adapter: dora\nuse_dora: false\n");
+    job = job_of(*state);
+    assert_int_equal(sy_job_load(job, path), SY_OK);
+    unlink(path);
+    assert_int_equal(sy_job_run(job), SY_OK);
+    assert_string_equal(json_string_value(json_object_get(seen.all, "use-dora")), "off");
+    sy_job_free(job);
+}
+
 static void test_unknown_verb(void **state)
 {
     sy_job *job;
@@ -260,6 +309,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_defaults, setup, teardown), cmocka_unit_test_setup_teardown(test_flags_over_yaml, setup, teardown),
         cmocka_unit_test_setup_teardown(test_alias_over_yaml_name, setup, teardown), cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
         cmocka_unit_test_setup_teardown(test_option_of_another_method, setup, teardown), cmocka_unit_test_setup_teardown(test_unknown_verb, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_presets, setup, teardown),
         cmocka_unit_test_setup_teardown(test_resume, setup, teardown), cmocka_unit_test_setup_teardown(test_print_and_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_use_new, setup, teardown), cmocka_unit_test_setup_teardown(test_out_of_memory, setup, teardown)
     };
