@@ -3,7 +3,10 @@
  * and the packed weight that comes out. */
 #include "compressor/solve.h"
 
+#include "tensor/engine.h"
+
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 
 /* -- orders ------------------------------------------------------------------------------ */
@@ -51,7 +54,7 @@ typedef struct {
     const int32_t *order;    /* column of work -> input, NULL: the same                    */
     bool by_input;           /* groups are of inputs (fitted beforehand), not of columns   */
     float top;
-    float *scale, *zero;     /* [out, groups]                                              */
+    float *scale, *zero;     /* [groups, out]                                              */
     uint8_t *code;           /* [in, out], column of work by column                        */
 } uniform;
 
@@ -61,19 +64,14 @@ static void begin(void *self, int64_t first, int64_t n, int64_t row, int64_t row
 {
     uniform *u = self;
     const int64_t g = first / u->group;
-    for (int64_t i = 0; i < rows; i++) syi_grid_fit(u->e, u->grid, w + i * ld, n, &u->scale[(row + i) * u->groups + g], &u->zero[(row + i) * u->groups + g]);
+    for (int64_t i = 0; i < rows; i++) syi_grid_fit(u->e, u->grid, w + i * ld, n, &u->scale[g * u->out + row + i], &u->zero[g * u->out + row + i]);
 }
 
 static void column(void *self, int64_t col, int64_t row, int64_t n, const float *v, float *value)
 {
     uniform *u = self;
-    const int64_t g = group_of(u, col);
-    uint8_t *code = u->code + col * u->out + row;
-    for (int64_t i = 0; i < n; i++) {
-        const float s = u->scale[(row + i) * u->groups + g], z = u->zero[(row + i) * u->groups + g], c = syi_grid_code(v[i], s, z, u->top);
-        code[i] = (uint8_t)c;
-        value[i] = s * (c - z);
-    }
+    const int64_t g = group_of(u, col) * u->out + row;
+    u->e->cpu->grid_round(n, v, u->scale + g, u->zero + g, u->top, u->code + col * u->out + row, value);
 }
 
 static void range(const void *self, int64_t col, int64_t row, int64_t n, float *low, float *high)
@@ -81,7 +79,7 @@ static void range(const void *self, int64_t col, int64_t row, int64_t n, float *
     const uniform *u = self;
     const int64_t g = group_of(u, col);
     for (int64_t i = 0; i < n; i++) {
-        const float s = u->scale[(row + i) * u->groups + g], z = u->zero[(row + i) * u->groups + g];
+        const float s = u->scale[g * u->out + row + i], z = u->zero[g * u->out + row + i];
         low[i] = -s * z;
         high[i] = s * (u->top - z);
     }
@@ -92,9 +90,11 @@ static void range(const void *self, int64_t col, int64_t row, int64_t n, float *
 /* How code k of a row and group g are found among columns of work. */
 static sy_status pack(sy_context *ctx, const uniform *u, syi_order how, sy_weight **take)
 {
+    enum { ROWS = 64 }; /* codes lie column by column: rows are gathered a cache line at a time */
     const bool keep = how == SYI_ORDER_ACT; /* groups follow the order of work, which is stored */
+    const int threads = syi_omp(ctx);
     SYI_TRY(syi_weight_packed(ctx, u->out, u->in, u->grid->bits, u->group, keep, take));
-    uint8_t *codes = syi_alloc(ctx, (size_t)u->in);
+    uint8_t *codes = syi_alloc(ctx, (size_t)(threads * ROWS * u->in));
     int64_t *place = syi_alloc(ctx, (size_t)u->in * sizeof *place); /* column of work of stored code k */
     if (!codes || !place) {
         syi_free(ctx, codes);
@@ -105,13 +105,20 @@ static sy_status pack(sy_context *ctx, const uniform *u, syi_order how, sy_weigh
     if (keep) memcpy((*take)->slot[SYI_PACKED_ORDER].data, u->order, (size_t)u->in * sizeof *u->order);
     uint16_t *scales = (*take)->slot[SYI_PACKED_SCALES].data;
     uint8_t *zeros = (*take)->slot[SYI_PACKED_ZEROS].data;
-    for (int64_t r = 0; r < u->out; r++) {
-        for (int64_t k = 0; k < u->in; k++) codes[k] = u->code[place[k] * u->out + r];
-        syi_packed_put(*take, r, codes);
-        for (int64_t g = 0; g < u->groups; g++) { /* stored group g was group at / group of the work */
-            const int64_t from = u->by_input ? g : place[g * u->group] / u->group;
-            (void)sy_from_f32(ctx, SY_F16, &u->scale[r * u->groups + from], scales + r * u->groups + g, 1);
-            zeros[r * u->groups + g] = (uint8_t)u->zero[r * u->groups + from];
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t first = 0; first < u->out; first += ROWS) {
+        uint8_t *own = codes + omp_get_thread_num() * ROWS * u->in;
+        const int64_t rows = syi_min(ROWS, u->out - first);
+        for (int64_t k = 0; k < u->in; k++)
+            for (int64_t i = 0; i < rows; i++) own[i * u->in + k] = u->code[place[k] * u->out + first + i];
+        for (int64_t i = 0; i < rows; i++) {
+            const int64_t r = first + i;
+            syi_packed_put(*take, r, own + i * u->in);
+            for (int64_t g = 0; g < u->groups; g++) { /* stored group g was group at / group of the work */
+                const int64_t from = u->by_input ? g : place[g * u->group] / u->group;
+                (void)sy_from_f32(ctx, SY_F16, &u->scale[from * u->out + r], scales + r * u->groups + g, 1);
+                zeros[r * u->groups + g] = (uint8_t)u->zero[from * u->out + r];
+            }
         }
     }
     syi_free(ctx, codes);
@@ -152,7 +159,7 @@ sy_status syi_gptq_solve(syi_engine *e, const syi_gptq *o, int64_t out, int64_t 
 #pragma omp parallel for num_threads(syi_omp(ctx)) schedule(static)
             for (int64_t r = 0; r < out; r++)
                 for (int64_t g = 0; g < u.groups; g++)
-                    syi_grid_fit(e, &o->grid, w0 + r * in + g * u.group, syi_min(u.group, in - g * u.group), &u.scale[r * u.groups + g], &u.zero[r * u.groups + g]);
+                    syi_grid_fit(e, &o->grid, w0 + r * in + g * u.group, syi_min(u.group, in - g * u.group), &u.scale[g * out + r], &u.zero[g * out + r]);
         }
         const syi_column_grid grid = {.self = &u, .group = u.group, .begin = u.by_input ? NULL : begin, .column = column, .range = range};
         if (st == SY_OK) st = syi_columns_solve(e, &c, &grid, out, in, w0, xx, dx, NULL, &damped);

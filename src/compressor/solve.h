@@ -59,9 +59,13 @@ typedef struct {
  * *damped: the damping that was needed. */
 sy_status syi_columns_solve(syi_engine *e, const syi_columns *o, const syi_column_grid *grid, int64_t out, int64_t in, const float *w0, const double *xx,
                             const double *dx, float *value, double *damped);
-/* U upper with (H + lambda I)^-1 = U^T U, f32 [n, n] row-major, zero below; lambda is raised
- * tenfold while the factorisation fails. order as above. */
+/* -- _factor.c: U upper with (H + lambda I)^-1 = U^T U, f32 [n, n] row-major, zero below; lambda is
+ * raised tenfold while the factorisation fails. order as above. */
 sy_status syi_inverse_factor(sy_context *ctx, int64_t n, const double *xx, double damp, const int32_t *order, float *u, double *damped);
+/* V = U^-1: H + lambda I = V V^T. A third of the work. */
+sy_status syi_upper_factor(sy_context *ctx, int64_t n, const double *xx, double damp, const int32_t *order, float *v, double *damped);
+/* The inverse u[n, n] of an upper triangle v[n, n], in f64 inside. */
+sy_status syi_upper_inverse(sy_context *ctx, int64_t n, const float *v, int64_t ldv, float *u, int64_t ldu);
 
 /* -- _gptq.c: uniform grids in the solver ------------------------------------------------------ */
 typedef enum { SYI_ORDER_NONE, SYI_ORDER_ACT, SYI_ORDER_STATIC, SYI_ORDER_GROUPS } syi_order;

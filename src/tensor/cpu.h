@@ -70,6 +70,10 @@ typedef struct {
     void (*signs_sum)(const syi_signs *s, const float *table, int64_t first, int64_t end, float *y);
     /* Sum of |w^ - w|^2.4, w^ = scale * (clamp(round(w / scale) + zero, 0, top) - zero). */
     double (*grid_error)(const float *w, int64_t n, float scale, float zero, float top);
+    /* code[i] = clamp(round(w / scale) + zero, 0, top), value[i] = scale * (code - zero); each number its own grid. */
+    void (*grid_round)(int64_t n, const float *w, const float *scale, const float *zero, float top, uint8_t *code, float *value);
+    /* t[i] += sign * sum over q < n of u[q ldu] e[q rows + i], in the order of q. */
+    void (*columns_owe)(int64_t rows, int64_t n, float sign, const float *u, int64_t ldu, const float *e, float *t);
     /* NULL: this type has none, block_decode.c does it. */
     const syi_block_kernels *(*blocks)(sy_dtype type);
     void (*block_digits)(int m, int64_t k, const float *x, float sums, void *work, syi_digits *out); /* for their dots; NULL: no type has any */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Errors of a uniform grid for the clip search: part of cpu_impl.h. */
+/* Rounding to uniform grids, for the solvers of compressors: part of cpu_impl.h. */
 
 /* |d|^2.4 to about 1e-5, by powers of two: a mantissa's logarithm and its way back are
  * polynomials. 0 stays 0. */
@@ -36,4 +36,49 @@ static double grid_error(const float *w, int64_t n, float scale, float zero, flo
         sum += power_2_4(s * (c - z) - v); /* what lies beyond the end is 0, which every grid holds */
     }
     return (double)vsum(sum);
+}
+
+static void grid_round(int64_t n, const float *w, const float *scale, const float *zero, float top, uint8_t *code, float *value)
+{
+    const vf magic = vset(12582912.0f), t = vset(top), far = vset(4194304.0f);
+    for (int64_t i = 0; i < n; i += VW) {
+        const int64_t left = n - i;
+        const bool full = left >= VW;
+        const vf v = full ? vload_f32(w + i) : vload_f32_part(w + i, left), z = full ? vload_f32(zero + i) : vload_f32_part(zero + i, left);
+        vf s = full ? vload_f32(scale + i) : vload_f32_part(scale + i, left);
+        vf q = v / vselect(s == vset(0), vset(1), s);
+        q = vselect(q > far, far, vselect(q < -far, -far, q));
+        vf c = ((q + magic) - magic) + z;
+        c = vselect(c < vset(0), vset(0), vselect(c > t, t, c));
+        const vf out = s * (c - z);
+        const vi k = __builtin_convertvector(c, vi);
+        for (int j = 0; j < VW && j < left; j++) code[i + j] = (uint8_t)k[j];
+        if (full) vstore_f32(value + i, out);
+        else vstore_f32_part(value + i, out, left);
+    }
+}
+
+static void columns_owe(int64_t rows, int64_t n, float sign, const float *u, int64_t ldu, const float *e, float *t)
+{
+    int64_t i = 0;
+    for (; i + 4 * VW <= rows; i += 4 * VW) {
+        vf a = vload_f32(t + i), b = vload_f32(t + i + VW), c = vload_f32(t + i + 2 * VW), d = vload_f32(t + i + 3 * VW);
+        for (int64_t q = 0; q < n; q++) {
+            const vf by = vset(sign * u[q * ldu]);
+            const float *from = e + q * rows + i;
+            a += by * vload_f32(from);
+            b += by * vload_f32(from + VW);
+            c += by * vload_f32(from + 2 * VW);
+            d += by * vload_f32(from + 3 * VW);
+        }
+        vstore_f32(t + i, a);
+        vstore_f32(t + i + VW, b);
+        vstore_f32(t + i + 2 * VW, c);
+        vstore_f32(t + i + 3 * VW, d);
+    }
+    for (; i < rows; i++) {
+        float a = t[i];
+        for (int64_t q = 0; q < n; q++) a += sign * u[q * ldu] * e[q * rows + i];
+        t[i] = a;
+    }
 }
