@@ -89,6 +89,7 @@ typedef struct sy_merger {
     int min_inputs, max_inputs;  /* the base not counted; max 0: any number                */
     size_t own;                  /* bytes a tensor                                         */
     bool spare;                  /* tiles need the scratch `spare`                         */
+    bool holds;                  /* prepare holds all inputs as f32                        */
     int rounds;                  /* 2: see above                                           */
     int (*globals)(void *self, const sy_merging *job); /* numbers a tensor in round 0      */
     sy_status (*between)(void *self, sy_merging *job, const double *sums);

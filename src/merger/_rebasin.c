@@ -53,6 +53,7 @@ sy_status rebasin_begin(rebasin *r, const syi_perm *perms, int n)
             if (!p->parent && p->first + p->units * p->block > size)
                 return syi_fail(r->ctx, SY_E_INPUT, "%s: axis %d has %lld, group %s needs %lld", p->tensor, p->axis, (long long)size, p->group, (long long)(p->first + p->units * p->block));
             at->axis[at->n++] = (rebasin_axis){ tensor, p->axis, p->first, p->block, p->role == SY_ROLE_STAT };
+            r->tensor[tensor].silent = p->role == SY_ROLE_STAT;
         }
     return r->n_groups ? SY_OK : syi_fail(r->ctx, SY_E_UNSUPPORTED, "none of the tensors has a permutation symmetry that is known");
 }
@@ -77,10 +78,9 @@ sy_status rebasin_identity(const rebasin *r, rebasin_perm *out)
 
 /* -- pieces of tensors ----------------------------------------------------------------------------- */
 
-/* A tensor, or a slice of one, as [outer, length, inner] around the axis in question. */
-typedef struct { int64_t outer, length, inner; } shape;
+typedef rebasin_shape shape;
 
-static shape around(const rebasin_tensor *t, int axis)
+rebasin_shape rebasin_around(const rebasin_tensor *t, int axis)
 {
     shape s = { 1, t->dim[axis], 1 };
     for (int d = 0; d < axis; d++) s.outer *= t->dim[d];
@@ -88,9 +88,7 @@ static shape around(const rebasin_tensor *t, int axis)
     return s;
 }
 
-/* Unit by unit: out[units, repeats, outer, block * inner] of the indices [first, first +
- * repeats * units * block) of the axis. */
-static void gather(const float *x, shape s, int64_t first, int64_t units, int64_t block, int64_t repeats, float *out)
+void rebasin_gather(const float *x, shape s, int64_t first, int64_t units, int64_t block, int64_t repeats, float *out)
 {
     const int64_t run = block * s.inner, each = repeats * s.outer * run;
     for (int64_t u = 0; u < units; u++)
@@ -99,8 +97,7 @@ static void gather(const float *x, shape s, int64_t first, int64_t units, int64_
                 memcpy(out + u * each + (k * s.outer + o) * run, x + (o * s.length + first + (k * units + u) * block) * s.inner, (size_t)run * sizeof *out);
 }
 
-/* Unit i becomes what unit p[i] was. */
-static void scatter(const float *from, shape s, int64_t first, int64_t units, int64_t block, int64_t repeats, const int64_t *p, float *x)
+void rebasin_scatter(const float *from, shape s, int64_t first, int64_t units, int64_t block, int64_t repeats, const int64_t *p, float *x)
 {
     const int64_t run = block * s.inner, each = repeats * s.outer * run;
     for (int64_t u = 0; u < units; u++)
@@ -126,8 +123,8 @@ static sy_status add_scores(const rebasin *r, const float *a, const float *b, sh
     float *x = syi_alloc(r->ctx, (size_t)(2 * units * each + units * units) * sizeof *x);
     if (!x) return SY_E_MEMORY;
     float *y = x + units * each, *c = y + units * each;
-    gather(a, s, first, units, block, repeats, x);
-    gather(b, s, first, units, block, repeats, y);
+    rebasin_gather(a, s, first, units, block, repeats, x);
+    rebasin_gather(b, s, first, units, block, repeats, y);
     if (r->normalize) {
         unit_rows(x, units, each);
         unit_rows(y, units, each);
@@ -145,8 +142,8 @@ static sy_status move(const rebasin *r, float *x, shape s, int64_t first, int64_
 {
     float *from = syi_alloc(r->ctx, (size_t)(units * repeats * s.outer * block * s.inner) * sizeof *from);
     if (!from) return SY_E_MEMORY;
-    gather(x, s, first, units, block, repeats, from);
-    scatter(from, s, first, units, block, repeats, p, x);
+    rebasin_gather(x, s, first, units, block, repeats, from);
+    rebasin_scatter(from, s, first, units, block, repeats, p, x);
     syi_free(r->ctx, from);
     return SY_OK;
 }
@@ -164,7 +161,7 @@ sy_status rebasin_move(const rebasin *r, int group, const int64_t *p, float **b,
     if (is_identity(p, g->units)) return SY_OK;
     for (int i = 0; i < g->n; i++) {
         const rebasin_axis *x = &g->axis[i];
-        SYI_TRY(move(r, b[x->tensor], around(&r->tensor[x->tensor], x->axis), x->first, g->units, x->block, 1, p));
+        SYI_TRY(move(r, b[x->tensor], rebasin_around(&r->tensor[x->tensor], x->axis), x->first, g->units, x->block, 1, p));
     }
     int64_t *old = syi_alloc(r->ctx, (size_t)g->units * sizeof *old);
     if (!old) return SY_E_MEMORY;
@@ -192,7 +189,7 @@ static sy_status match_flat(const rebasin *r, int group, const float *const *a, 
     sy_status st = score && p ? SY_OK : SY_E_MEMORY;
     for (int i = 0; i < g->n && st == SY_OK; i++) {
         const rebasin_axis *x = &g->axis[i];
-        if (!x->silent) st = add_scores(r, a[x->tensor], b[x->tensor], around(&r->tensor[x->tensor], x->axis), x->first, g->units, x->block, 1, score);
+        if (!x->silent) st = add_scores(r, a[x->tensor], b[x->tensor], rebasin_around(&r->tensor[x->tensor], x->axis), x->first, g->units, x->block, 1, score);
     }
     if (st == SY_OK) st = syi_lap(r->ctx, g->units, score, p, &best);
     for (int64_t i = 0; i < g->units && st == SY_OK; i++) {
@@ -213,11 +210,10 @@ static sy_status match_flat(const rebasin *r, int group, const float *const *a, 
 
 typedef struct { float *a, *b; shape s; int64_t count; } cut; /* unit i of a, unit j of b, on one axis */
 
-/* Axis `x` of a child inside of the parent's axis number k: the slice is one parent unit. */
-static bool child_axis(const rebasin_group *parent, int k, const rebasin_group *child, const rebasin_axis **out)
+bool rebasin_child_axis(const rebasin_group *parent, int k, const rebasin_group *child, const rebasin_axis **out)
 {
     for (int i = 0; i < child->n; i++)
-        if (child->axis[i].tensor == parent->axis[k].tensor && child->axis[i].axis == parent->axis[k].axis) {
+        if (child->axis[i].tensor == parent->axis[k].tensor && child->axis[i].axis == parent->axis[k].axis && child->axis[i].first == parent->axis[k].first) { /* q, k, v may be one matrix */
             *out = &child->axis[i];
             return true;
         }
@@ -246,10 +242,10 @@ static sy_status match_pair(const rebasin *r, const rebasin_group *g, cut *c, in
             sy_status st = score && p ? SY_OK : SY_E_MEMORY;
             const rebasin_axis *x;
             for (int k = 0; k < g->n && st == SY_OK; k++)
-                if (child_axis(g, k, child, &x) && !x->silent) st = add_scores(r, c[k].a, c[k].b, c[k].s, 0, n, x->block, c[k].s.length / (n * x->block), score);
+                if (rebasin_child_axis(g, k, child, &x) && !x->silent) st = add_scores(r, c[k].a, c[k].b, c[k].s, 0, n, x->block, c[k].s.length / (n * x->block), score);
             if (st == SY_OK) st = syi_lap(r->ctx, n, score, p, NULL);
             for (int k = 0; k < g->n && st == SY_OK; k++)
-                if (child_axis(g, k, child, &x)) st = move(r, c[k].b, c[k].s, 0, n, x->block, c[k].s.length / (n * x->block), p);
+                if (rebasin_child_axis(g, k, child, &x)) st = move(r, c[k].b, c[k].s, 0, n, x->block, c[k].s.length / (n * x->block), p);
             if (st == SY_OK) {
                 memcpy(p + n, inner[q], (size_t)n * sizeof *p);
                 for (int64_t i = 0; i < n; i++) inner[q][i] = p[n + p[i]];
@@ -267,7 +263,7 @@ static void take(const rebasin *r, const rebasin_group *g, const float *const *a
 {
     for (int k = 0; k < g->n; k++) {
         const rebasin_axis *x = &g->axis[k];
-        const shape s = around(&r->tensor[x->tensor], x->axis);
+        const shape s = rebasin_around(&r->tensor[x->tensor], x->axis);
         for (int64_t o = 0; o < s.outer; o++) {
             memcpy(c[k].a + o * x->block * s.inner, a[x->tensor] + (o * s.length + x->first + i * x->block) * s.inner, (size_t)(x->block * s.inner) * sizeof(float));
             memcpy(c[k].b + o * x->block * s.inner, b[x->tensor] + (o * s.length + x->first + j * x->block) * s.inner, (size_t)(x->block * s.inner) * sizeof(float));
@@ -276,7 +272,7 @@ static void take(const rebasin *r, const rebasin_group *g, const float *const *a
 }
 
 /* Children of unit i are moved by `inner`. */
-static sy_status move_inside(const rebasin *r, int group, int64_t i, int64_t *const *inner, float **b, rebasin_perm *perm)
+sy_status rebasin_move_inside(const rebasin *r, int group, int64_t i, int64_t *const *inner, float **b, rebasin_perm *perm)
 {
     const rebasin_group *g = &r->group[group];
     for (int q = 0; q < g->n_child; q++) {
@@ -284,8 +280,8 @@ static sy_status move_inside(const rebasin *r, int group, int64_t i, int64_t *co
         const int64_t n = child->units;
         const rebasin_axis *x;
         for (int k = 0; k < g->n; k++)
-            if (child_axis(g, k, child, &x))
-                SYI_TRY(move(r, b[x->tensor], around(&r->tensor[x->tensor], x->axis), g->axis[k].first + i * g->axis[k].block, n, x->block, g->axis[k].block / (n * x->block), inner[q]));
+            if (rebasin_child_axis(g, k, child, &x))
+                SYI_TRY(move(r, b[x->tensor], rebasin_around(&r->tensor[x->tensor], x->axis), g->axis[k].first + i * g->axis[k].block, n, x->block, g->axis[k].block / (n * x->block), inner[q]));
         int64_t *at = perm->p[g->child[q]] + i * n, *old = syi_alloc(r->ctx, (size_t)n * sizeof *old);
         if (!old) return SY_E_MEMORY;
         memcpy(old, at, (size_t)n * sizeof *old);
@@ -306,7 +302,7 @@ static sy_status match_nested(const rebasin *r, int group, const float *const *a
     int64_t ***inner = syi_arena_alloc(arena, (size_t)(n * n) * sizeof *inner), *p = syi_arena_alloc(arena, (size_t)n * sizeof *p);
     sy_status st = c && score && inner && p ? SY_OK : SY_E_MEMORY;
     for (int k = 0; k < g->n && st == SY_OK; k++) {
-        const shape s = around(&r->tensor[g->axis[k].tensor], g->axis[k].axis);
+        const shape s = rebasin_around(&r->tensor[g->axis[k].tensor], g->axis[k].axis);
         c[k].s = (shape){ s.outer, g->axis[k].block, s.inner };
         c[k].count = s.outer * g->axis[k].block * s.inner;
         c[k].a = syi_arena_alloc(arena, (size_t)c[k].count * sizeof(float));
@@ -328,7 +324,7 @@ static sy_status match_nested(const rebasin *r, int group, const float *const *a
     *gain = 0;
     if (st == SY_OK && best - now > 1e-6 * size) {
         st = rebasin_move(r, group, p, b, perm);
-        for (int64_t i = 0; i < n && st == SY_OK; i++) st = move_inside(r, group, i, inner[i * n + p[i]], b, perm);
+        for (int64_t i = 0; i < n && st == SY_OK; i++) st = rebasin_move_inside(r, group, i, inner[i * n + p[i]], b, perm);
         *gain = best - now;
     }
     syi_arena_free(arena);
@@ -364,6 +360,40 @@ double rebasin_distance(const rebasin *r, const float *const *a, const float *co
 {
     double s = 0;
     for (int t = 0; t < r->n_tensors; t++)
-        for (int64_t i = 0; i < r->tensor[t].count; i++) s += ((double)a[t][i] - (double)b[t][i]) * ((double)a[t][i] - (double)b[t][i]);
+        for (int64_t i = 0; !r->tensor[t].silent && i < r->tensor[t].count; i++) s += ((double)a[t][i] - (double)b[t][i]) * ((double)a[t][i] - (double)b[t][i]);
     return s;
+}
+
+/* -- whole networks ------------------------------------------------------------------------------------------- */
+
+sy_status rebasin_fresh(const rebasin *r, const float *const *from, float ***out)
+{
+    float **x = syi_calloc(r->ctx, (size_t)r->n_tensors, sizeof *x);
+    if (!x) return SY_E_MEMORY;
+    *out = x;
+    for (int t = 0; t < r->n_tensors; t++) {
+        const size_t bytes = (size_t)syi_max(1, r->tensor[t].count) * sizeof **x;
+        x[t] = syi_alloc(r->ctx, bytes);
+        if (!x[t]) return SY_E_MEMORY;
+        if (from) memcpy(x[t], from[t], bytes);
+        else memset(x[t], 0, bytes);
+    }
+    return SY_OK;
+}
+
+void rebasin_drop(const rebasin *r, float **x)
+{
+    for (int t = 0; x && t < r->n_tensors; t++) syi_free(r->ctx, x[t]);
+    syi_free(r->ctx, x);
+}
+
+void rebasin_between(const rebasin *r, double by, const float *const *a, const float *const *b, float **out)
+{
+    for (int t = 0; t < r->n_tensors; t++)
+        for (int64_t i = 0; i < r->tensor[t].count; i++) out[t][i] = (float)((1 - by) * (double)a[t][i] + by * (double)b[t][i]);
+}
+
+void rebasin_perm_copy(const rebasin *r, const rebasin_perm *from, rebasin_perm *to)
+{
+    for (int g = 0; g < r->n_groups; g++) memcpy(to->p[g], from->p[g], (size_t)(r->group[g].units * rebasin_copies(r, g)) * sizeof(int64_t));
 }

@@ -189,6 +189,6 @@ sy_node *syi_image_norm(sy_graph *g, sy_model *m, const char *name, sy_node *x, 
         }
     }
     sy_node *w = sy_leaf(g, p[0]), *b = sy_leaf(g, p[1]);
-    if (sy_graph_training(g) && p[2]->buffer) return syi_op_batch_norm_own(g, x, w, b, eps, momentum, p[2]->value.data, p[3]->value.data);
+    if (sy_graph_training(g) && p[2]->buffer) return syi_op_batch_norm_own(g, x, w, b, eps, m->norm_momentum > 0 ? m->norm_momentum : momentum, p[2]->value.data, p[3]->value.data);
     return syi_op_batch_norm(g, x, w, b, sy_const(g, &p[2]->value), sy_const(g, &p[3]->value), eps);
 }

@@ -39,6 +39,7 @@ struct sy_model {
     syi_map *names;             /* param and site names -> index                          */
     void **owned; int64_t n_owned, cap_owned; /* buffers from syi_pages                   */
     bool plan_only;
+    double norm_momentum;       /* of running statistics; 0: as the config says           */
 };
 
 typedef struct { sy_dtype dtype; bool train_all; bool keep_coded; bool plan_only; int64_t positions; } syi_model_options;

@@ -4,6 +4,7 @@
  * f32 whatever they are stored as; what an adapter changes is folded one tensor at a time. */
 #include "run/_merge.h"
 
+#include "io/source.h"
 #include "run/run.h"
 #include "tensor/convert.h"
 
@@ -46,6 +47,25 @@ static sy_status open_adapter(sy_merging *g, syi_merge_model *m)
     return sy_run_open(g->ctx, &o, &m->run);
 }
 
+/* A merge takes matrices the way round that folders have them, which for some architectures
+ * (GPT-2) is not how sources show them. */
+static sy_status as_in_folders(sy_merging *g, syi_merge_model *m)
+{
+    char scratch[SYI_MODEL_NAME_MAX];
+    for (int64_t i = 0; m->source->arch && i < m->tensors->n; i++) {
+        sy_entry *e = &m->tensors->entry[i];
+        const sy_arch_tensor *row = e->rank == 2 ? syi_name_row(m->source->arch, e->name, scratch) : NULL;
+        if (!row || !(row->flags & SY_TENSOR_TRANSPOSED)) continue;
+        if (!e->transposed && sy_dtype_block_len(e->dtype) > 1)
+            return syi_fail(g->ctx, SY_E_UNSUPPORTED, "%s: tensor %s is stored in blocks and would have to be turned; convert the model to a folder first (steelyard convert)", m->text, e->name);
+        const int64_t rows = e->dim[0];
+        e->dim[0] = e->dim[1];
+        e->dim[1] = rows;
+        e->transposed = !e->transposed;
+    }
+    return SY_OK;
+}
+
 sy_status syi_merge_open(sy_merging *g, const char *text, int *model)
 {
     for (int i = 0; i < g->n_models; i++)
@@ -58,6 +78,7 @@ sy_status syi_merge_open(sy_merging *g, const char *text, int *model)
     SYI_TRY(split(g, m));
     sy_status st = syi_source_open(g->ctx, m->path, false, &m->source);
     if (st == SY_OK) m->tensors = m->source->tensors;
+    if (st == SY_OK) st = as_in_folders(g, m);
     if (st == SY_OK && m->adapter) st = open_adapter(g, m);
     if (st != SY_OK) return syi_fail_at(g->ctx, st, "%s", g->recipe.path);
     const sy_entry *e = sy_checkpoint_find(m->tensors, "model.embed_tokens.weight");
@@ -76,6 +97,18 @@ void syi_merge_models_free(sy_merging *g)
     g->n_models = 0;
 }
 
+/* x[rows, cols] becomes its transpose. */
+static sy_status turn(sy_context *ctx, int64_t rows, int64_t cols, float *x)
+{
+    float *was = syi_alloc(ctx, (size_t)(rows * cols) * sizeof *was);
+    if (!was) return SY_E_MEMORY;
+    memcpy(was, x, (size_t)(rows * cols) * sizeof *was);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < cols; c++) x[c * rows + r] = was[r * cols + c];
+    syi_free(ctx, was);
+    return SY_OK;
+}
+
 sy_status syi_merge_in_make(sy_merging *g, syi_merge_in *in)
 {
     syi_merge_model *m = &g->models[in->model];
@@ -88,8 +121,11 @@ sy_status syi_merge_in_make(sy_merging *g, syi_merge_in *in)
     sy_status st = in->made && constant ? SY_OK : SY_E_MEMORY;
     if (st == SY_OK && in->fold->n_wraps == 0) st = syi_model_rows(m->run->model, e->name, 0, rows, in->made, &changed);
     if (st == SY_OK && in->fold->n_wraps > 0) {
-        st = sy_entry_read_f32(g->ctx, e, 0, rows, in->made);
+        const sy_entry *shown = sy_checkpoint_find(m->run->model->source->tensors, e->name); /* as the site has it */
+        const bool turned = shown->rank == 2 && shown->transposed != e->transposed;
+        st = sy_entry_read_f32(g->ctx, shown, 0, turned ? cols : rows, in->made);
         if (st == SY_OK) st = syi_run_fold_site(m->run, in->fold, in->made, constant, &delta);
+        if (st == SY_OK && turned) st = turn(g->ctx, cols, rows, in->made);
         for (int64_t o = 0; st == SY_OK && o < in->fold->out; o++)
             if (constant[o] != 0)
                 st = syi_fail(g->ctx, SY_E_UNSUPPORTED, "%s: the adapter adds a constant to %s; fold it into the model first (steelyard fold)", m->text, in->fold->name);
@@ -107,7 +143,7 @@ void syi_merge_in_forget(sy_merging *g, syi_merge_in *in)
 static void entry_rows(const sy_merging *g, const sy_entry *e, int64_t row, int64_t n, float *dst)
 {
     const int64_t cols = syi_entry_cols(e);
-    if (e->permute_heads > 0) {
+    if (e->permute_heads > 0 || e->transposed || e->shift != 0) {
         sy_entry_read_f32(g->ctx, e, row, n, dst); /* checked when it was planned: cannot fail */
         return;
     }
@@ -131,7 +167,7 @@ const float *syi_merge_in_rows(const sy_merging *g, const syi_merge_in *in, int6
         return dst;
     }
     if (in->made) return in->made + row * cols;
-    if (e->dtype == SY_F32 && e->permute_heads == 0 && (uintptr_t)e->data % sizeof(float) == 0) return (const float *)e->data + row * cols;
+    if (e->dtype == SY_F32 && e->permute_heads == 0 && !e->transposed && e->shift == 0 && (uintptr_t)e->data % sizeof(float) == 0) return (const float *)e->data + row * cols;
     entry_rows(g, e, row, n, dst);
     return dst;
 }

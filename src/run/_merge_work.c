@@ -416,16 +416,17 @@ sy_status syi_merge_check(sy_merging *g)
 
 int64_t syi_merge_memory(const sy_merging *g)
 {
-    int64_t longest = 1, batch = 0;
+    int64_t longest = 1, batch = 0, held = 0;
     int inputs = 1;
     for (int64_t i = 0; i < g->n; i++) {
         longest = syi_max(longest, syi_min(tile_rows(&g->tensors[i]), g->tensors[i].rows) * g->tensors[i].cols);
         if (g->tensors[i].n > inputs) inputs = g->tensors[i].n;
+        if (g->merger->holds) held += g->tensors[i].count * 4 * g->tensors[i].n;
         for (int k = 0; k < g->tensors[i].n; k++)
             if (g->tensors[i].in[k].fold) batch = syi_max(batch, g->tensors[i].count * 4 * 2);
     }
     const int64_t tiles = sy_threads(g->ctx) * longest * ((inputs + 2) * 4 * (g->merger->spare ? 2 : 1) + 32);
-    return tiles + batch + sy_threads(g->ctx) * g->largest_whole * 4 + (24 << 20);
+    return tiles + batch + held + sy_threads(g->ctx) * g->largest_whole * 4 + (24 << 20);
 }
 
 static sy_status one_round(worker *w, double began)
