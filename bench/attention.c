@@ -91,17 +91,22 @@ static void head(sy_context *ctx, syi_engine *e, double budget, sy_dtype dt, int
     float *dw = calloc((size_t)(vocab * hidden), 4);
     int32_t *target = malloc((size_t)tokens * 4);
     for (int64_t t = 0; t < tokens; t++) target[t] = (int32_t)(t * 7919 % vocab);
-    const syi_head a = {.tokens = tokens, .hidden = hidden, .vocab = vocab, .target = target, .scale = 1};
-    void *scratch = aligned_alloc(64, (size_t)(syi_head_scratch(e, dt, &a) + 63) / 64 * 64);
+    void *packed = NULL;
+    if (dt == SY_BF16 && grads < 2 && syi_panels_bytes(e, vocab, hidden) > 0) { /* a frozen table, as models have it */
+        packed = malloc((size_t)syi_panels_bytes(e, vocab, hidden));
+        die(ctx, syi_panels_pack(e, vocab, hidden, w, packed));
+    }
+    const syi_head a = {.tokens = tokens, .hidden = hidden, .vocab = vocab, .target = target, .scale = 1, .panels = packed != NULL};
+    void *scratch = aligned_alloc(64, (size_t)(syi_head_scratch(e, dt, &a, grads > 1) + 63) / 64 * 64);
     double best, loss;
-    BEST(best, syi_head_loss(e, dt, &a, h, dt, w, &loss, NULL, grads > 0 ? dh : NULL, grads > 1 ? dw : NULL, scratch));
+    BEST(best, syi_head_loss(e, dt, &a, h, dt, packed ? packed : w, &loss, NULL, grads > 0 ? dh : NULL, grads > 1 ? dw : NULL, scratch));
     static const char *const what[] = {"loss", "loss and dh", "loss, dh and dw"};
     printf("{\"bench\":\"head\",\"dtype\":\"%s\",\"what\":\"%s\",\"tokens\":%lld,\"hidden\":%lld,\"vocab\":%lld,\"threads\":%d,\"ms\":%.2f,"
            "\"gflops\":%.1f,\"scratch\":%lld}\n",
            sy_dtype_name(dt), what[grads], (long long)tokens, (long long)hidden, (long long)vocab, sy_threads(ctx), best * 1e3,
-           2e-9 * (double)(tokens * hidden) * (double)vocab * (grads + 1) / best, (long long)syi_head_scratch(e, dt, &a));
+           2e-9 * (double)(tokens * hidden) * (double)vocab * (grads + 1) / best, (long long)syi_head_scratch(e, dt, &a, grads > 1));
     fflush(stdout);
-    free(h), free(w), free(dh), free(dw), free(target), free(scratch);
+    free(h), free(w), free(dh), free(dw), free(target), free(scratch), free(packed);
 }
 
 int main(int argc, char **argv)

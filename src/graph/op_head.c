@@ -31,7 +31,7 @@ static sy_status head_shape(sy_op_call *c, int *n_aux)
 
 static int64_t head_scratch(const sy_op_call *c, bool backward)
 {
-    return backward ? 0 : syi_head_scratch(c->engine, c->in[0]->dtype, c->attr);
+    return backward ? 0 : syi_head_scratch(c->engine, c->in[0]->dtype, c->attr, c->training && c->want[1]);
 }
 
 static sy_status head_forward(sy_op_call *c)

@@ -6,8 +6,6 @@
 
 #include <math.h>
 
-enum { BLOCK = 2048 /* numbers whose maximum is found before they are read again from the L1 */ };
-
 static const float log2e = 1.44269504088896341f;
 
 /* The last, incomplete vector of a row; lanes past its end are `fill`. */
@@ -33,35 +31,51 @@ static float block_max(const float *x, int64_t n, float max)
     return max;
 }
 
-static void rows_sum(const float *x, int64_t n, float *max, double *sum)
+INLINE void put(void *out, int64_t i, sy_dtype dt, vf v)
 {
-    for (int64_t at = 0; at < n; at += BLOCK, x += BLOCK) {
-        const int64_t len = n - at < BLOCK ? n - at : BLOCK;
-        const float top = block_max(x, len, *max);
-        if (top != *max) *sum *= exp((double)*max - top);
-        *max = top;
-        vf part[4] = {vset(0), vset(0), vset(0), vset(0)};
-        int64_t i = 0;
-        for (; i + 4 * VW <= len; i += 4 * VW)
-            UNROLL for (int k = 0; k < 4; k++) part[k] = part[k] + vexp2((vload_f32(x + i + k * VW) - vset(top)) * vset(log2e));
-        for (; i + VW <= len; i += VW) part[0] = part[0] + vexp2((vload_f32(x + i) - vset(top)) * vset(log2e));
-        if (i < len) part[1] = part[1] + vexp2((load_tail(x + i, len - i, top - 1e5f) - vset(top)) * vset(log2e));
-        *sum += (double)vsum((part[0] + part[1]) + (part[2] + part[3]));
-    }
+    if (dt == SY_F32) vstore_f32((float *)out + i, v);
+    else vstore_bf16((bf16 *)out + i, v);
 }
 
-static void rows_grad(const float *x, int64_t n, float lse, float factor, sy_dtype dt, void *out)
+INLINE void exp_of(const float *x, int64_t n, float top, double *sum, sy_dtype dt, void *out)
 {
-    float *f = out;
-    bf16 *h = out;
+    vf part[4] = {vset(0), vset(0), vset(0), vset(0)};
+    const vf shift = vset(top), unit = vset(log2e);
     int64_t i = 0;
+    for (; i + 4 * VW <= n; i += 4 * VW)
+        UNROLL for (int k = 0; k < 4; k++) {
+            vf e = vexp2((vload_f32(x + i + k * VW) - shift) * unit);
+            part[k] = part[k] + e;
+            if (out) put(out, i + k * VW, dt, e);
+        }
     for (; i + VW <= n; i += VW) {
-        vf g = vexp2((vload_f32(x + i) - vset(lse)) * vset(log2e)) * vset(factor);
-        if (dt == SY_F32) vstore_f32(f + i, g);
-        else vstore_bf16(h + i, g);
+        vf e = vexp2((vload_f32(x + i) - shift) * unit);
+        part[0] = part[0] + e;
+        if (out) put(out, i, dt, e);
     }
-    if (i == n) return;
-    vf g = vexp2((load_tail(x + i, n - i, lse) - vset(lse)) * vset(log2e)) * vset(factor);
-    if (dt == SY_F32) vstore_f32_part(f + i, g, n - i);
-    else vstore_bf16_part(h + i, g, n - i);
+    if (i < n) {
+        vf e = vexp2((load_tail(x + i, n - i, top - 1e5f) - shift) * unit);
+        part[1] = part[1] + e;
+        if (out && dt == SY_F32) vstore_f32_part((float *)out + i, e, n - i);
+        else if (out) vstore_bf16_part((bf16 *)out + i, e, n - i);
+    }
+    *sum += (double)vsum((part[0] + part[1]) + (part[2] + part[3]));
+}
+
+static void rows_exp(const float *x, int64_t n, float *max, double *sum, sy_dtype dt, void *out)
+{
+    const float top = block_max(x, n, *max);
+    if (top != *max) *sum *= exp((double)*max - top);
+    *max = top;
+    if (!out) exp_of(x, n, top, sum, SY_F32, NULL);
+    else if (dt == SY_F32) exp_of(x, n, top, sum, SY_F32, out);
+    else exp_of(x, n, top, sum, SY_BF16, out);
+}
+
+static void rows_add(const float *part, int64_t n, float scale, float *sum)
+{
+    const vf s = vset(scale);
+    int64_t i = 0;
+    for (; i + VW <= n; i += VW) vstore_f32(sum + i, vload_f32(sum + i) * s + vload_f32(part + i));
+    if (i < n) vstore_f32_part(sum + i, vload_f32_part(sum + i, n - i) * s + vload_f32_part(part + i, n - i), n - i);
 }

@@ -187,12 +187,12 @@ sy_status syi_attention_cached(syi_engine *e, sy_dtype dt, const syi_attention *
 
 /* -- head and cross-entropy (cross_entropy.c) --------------------------------------------------- */
 /* loss = sum_t weight[t] * -log softmax(h[t] W^T)[target[t]] over t with target >= 0,
- * times scale, in chunks: logits are never whole (scratch < 64 MiB). h[tokens, hidden] dt, W[vocab, hidden] type wt.
+ * times scale, in chunks: logits are never whole (scratch < 72 MiB; dw: is it asked for). h[tokens, hidden] dt, W[vocab, hidden] type wt.
  * nll[tokens] f32 (f64), 0 where there is no loss (may be NULL). With dh / dw non-NULL
  * the gradients for a loss gradient of 1 are made in the same pass: dh[tokens, hidden]
  * dt overwritten (zero rows without loss), dw f32 (f64) [vocab, hidden] added to. */
 typedef struct { int64_t tokens, hidden, vocab; const int32_t *target; const float *weight; double scale; bool panels; /* W as syi_panels_pack left it */ } syi_head;
-int64_t syi_head_scratch(const syi_engine *e, sy_dtype dt, const syi_head *a);
+int64_t syi_head_scratch(const syi_engine *e, sy_dtype dt, const syi_head *a, bool dw);
 sy_status syi_head_loss(syi_engine *e, sy_dtype dt, const syi_head *a, const void *h, sy_dtype wt, const void *w,
                         double *loss, void *nll, void *dh, void *dw, void *scratch);
 

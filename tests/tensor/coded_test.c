@@ -176,7 +176,7 @@ static void head(void **state)
     float *f = malloc(sizeof *f * VOCAB * HIDDEN), h[TOKENS * HIDDEN], dh[2][TOKENS * HIDDEN], nll[TOKENS];
     syi_to_f32(SY_Q8_0, w, f, VOCAB * HIDDEN);
     syi_normal(6, 0, TOKENS * HIDDEN, h);
-    void *scratch = malloc((size_t)syi_head_scratch(e, SY_F32, &a));
+    void *scratch = malloc((size_t)syi_head_scratch(e, SY_F32, &a, true));
     double loss[2];
     assert_int_equal(syi_head_loss(e, SY_F32, &a, h, SY_Q8_0, w, &loss[0], nll, dh[0], NULL, scratch), SY_OK);
     assert_int_equal(syi_head_loss(e, SY_F32, &a, h, SY_F32, f, &loss[1], nll, dh[1], NULL, scratch), SY_OK);

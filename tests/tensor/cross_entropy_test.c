@@ -123,7 +123,7 @@ static void tear_down(setup *s)
 static double run(syi_engine *e, const setup *s, bool dh, bool dw)
 {
     const syi_head a = {s->tokens, s->hidden, s->vocab, s->target, s->weight, s->scale, s->panels != NULL};
-    const int64_t bytes = syi_head_scratch(e, s->dt, &a);
+    const int64_t bytes = syi_head_scratch(e, s->dt, &a, dw);
     unsigned char *scratch = aligned_alloc(64, (size_t)(bytes + 63) / 64 * 64 + 64);
     memset(scratch, 0xff, (size_t)(bytes + 63) / 64 * 64 + 64);
     memset(s->nll_out, 0xff, (size_t)s->tokens * 8);
@@ -237,9 +237,9 @@ static void any_number_of_threads(void **state)
     for (int p = 0; p < CPUS; p++) {
         sy_context *ctx = sy_context_new();
         syi_engine *e = engine_on(ctx, cpus[p]);
-        for (int t = 0; e && t < 3; t++) {
-            const sy_dtype dt = t ? SY_BF16 : SY_F32;
-            setup s = set_up(dt, dt, t == 2 ? 200 : 700, 32, t == 2 ? 9216 : 900, true);
+        for (int t = 0; e && t < 4; t++) {
+            const sy_dtype dt = t % 3 ? SY_BF16 : SY_F32;
+            setup s = set_up(dt, dt, t > 1 ? 200 : 700, 32, t > 1 ? 9216 : 900, true);
             if (t == 2) pack(e, &s);
             double loss = 0;
             syi_hash dh = {0, 0}, dw = {0, 0};
@@ -247,7 +247,7 @@ static void any_number_of_threads(void **state)
                 assert_int_equal(sy_threads_set(ctx, threads), SY_OK);
                 memset(s.dw_out, 0, (size_t)(s.vocab * s.hidden) * 4);
                 double now = run(e, &s, true, true);
-                syi_hash h1 = syi_hash_bytes(s.dh_out, (size_t)(s.tokens * s.hidden) * (t ? 2 : 4));
+                syi_hash h1 = syi_hash_bytes(s.dh_out, (size_t)(s.tokens * s.hidden) * (t % 3 ? 2 : 4));
                 syi_hash h2 = syi_hash_bytes(s.dw_out, (size_t)(s.vocab * s.hidden) * 4);
                 if (threads == 1) loss = now, dh = h1, dw = h2;
                 assert_true(now == loss);
@@ -291,7 +291,7 @@ static void wrong_calls(void **state)
     setup s = set_up(SY_F32, SY_F32, 9, 4, 11, false);
     const syi_head a = {s.tokens, s.hidden, s.vocab, s.target, NULL, 1, false};
     double loss;
-    void *scratch = malloc((size_t)syi_head_scratch(e, SY_F32, &a));
+    void *scratch = malloc((size_t)syi_head_scratch(e, SY_F32, &a, false));
     s.target[5] = 11;
     assert_int_equal(syi_head_loss(e, SY_F32, &a, s.h_in, SY_F32, s.w_in, &loss, NULL, NULL, NULL, scratch), SY_E_BUG);
     assert_non_null(strstr(sy_error_message(ctx), "target[5] = 11"));
@@ -305,7 +305,10 @@ static void wrong_calls(void **state)
     tear_down(&s);
     /* what the scratch may cost at SmolLM2's and Qwen's vocabularies */
     const syi_head big[] = {{1 << 20, 576, 49152, NULL, NULL, 1, false}, {1 << 20, 1024, 151936, NULL, NULL, 1, false}};
-    for (int i = 0; i < 2; i++) assert_true(syi_head_scratch(e, SY_BF16, &big[i]) - big[i].tokens * 4 < 64 << 20);
+    for (int i = 0; i < 2; i++) {
+        assert_true(syi_head_scratch(e, SY_BF16, &big[i], false) - big[i].tokens * 4 < 16 << 20);
+        assert_true(syi_head_scratch(e, SY_BF16, &big[i], true) - big[i].tokens * 4 < 72 << 20);
+    }
     syi_engine_free(e);
     sy_context_free(ctx);
 }
