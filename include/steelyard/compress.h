@@ -47,6 +47,8 @@ typedef struct sy_layer {
                               the method asked for none                                  */
     int choice;            /* tag of the way that was allocated, -1: nobody was asked     */
     sy_weight *take;       /* out: what replaces the weight (syi_weight_new)              */
+    const float *absorbed; /* out, or NULL: [in] factors that went out of the weight into what
+                              makes its inputs; errors are those of take diag(absorbed)      */
     bool keep;             /* out, without take: the weight stays as it is                */
     char note[120];        /* out: for the report, "" nothing                            */
 } sy_layer;

@@ -108,6 +108,15 @@ typedef struct { int64_t prompt_tokens, new_tokens; double prompt_seconds, secon
 sy_status sy_run_generate(sy_run *run, const int32_t *prompt, int64_t n, const sy_sampling *how,
                           int32_t *out_ids /* [max_new] */, sy_token_fn *fn, void *self, sy_generated *result);
 
+/* -- one layer ------------------------------------------------------------------------ */
+/* What `steelyard compress --method METHOD` would store for the weight w[out,in] alone, given
+ * `stats` of its inputs (fields as in compress.h; `have` says which are there): value[out,in] is the
+ * stored weight, dense; *bits (may be NULL) what it takes, stored bits a weight. settings: "key=value",
+ * NULL-ended, or NULL. The run lends its engine; its model is not looked at. SY_E_UNSUPPORTED for methods that
+ * work on whole blocks; SY_E_USAGE when the method wants statistics that are not there. */
+sy_status sy_compress_layer(sy_run *run, const char *method, const char *const *settings, const sy_stats *stats, int64_t out, int64_t in, const float *w, float *value,
+                            double *bits);
+
 /* -- what is in it ------------------------------------------------------------------------ */
 const sy_tokenizer *sy_run_tokenizer(const sy_run *run); /* NULL: the model has none */
 const char *sy_run_chat_template(const sy_run *run);

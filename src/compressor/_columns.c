@@ -76,15 +76,14 @@ static void gather_square(const solver *s, const double *a, const double *b, flo
         }
 }
 
-/* rows [first, end) of alpha ((X L) o M) L^T, M keeps columns beyond the row; L = U^T. */
-static sy_status residual_rows(solver *s, const float *x, double alpha, int64_t first, int64_t end, float *t, float *to)
+/* L = U^T is lower triangular: columns from `first` on need rows from `first` on only. */
+sy_status syi_residual_rows(syi_engine *e, sy_dtype dt, int64_t n, const void *x, const void *u, double alpha, int64_t first, int64_t end, void *t, void *to)
 {
-    const int64_t n = s->n, rows = end - first, rest = n - first;
-    /* L is lower triangular: columns from `first` on need rows from `first` on only */
-    SYI_TRY(syi_gemm(s->e, rows, rest, rest, alpha, (syi_mat){SY_F32, x + first * n + first, n, false}, (syi_mat){SY_F32, s->u + first * n + first, n, true}, 0, SY_F32, t, rest));
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j <= i; j++) t[i * rest + j] = 0;
-    return syi_gemm(s->e, rows, rest, rest, 1, (syi_mat){SY_F32, t, rest, false}, (syi_mat){SY_F32, s->u + first * n + first, n, false}, 0, SY_F32, to, rest);
+    const int64_t rows = end - first, rest = n - first, size = sy_dtype_block_bytes(dt), at = (first * n + first) * size;
+    const char *xs = x, *us = u;
+    SYI_TRY(syi_gemm(e, rows, rest, rest, alpha, (syi_mat){dt, xs + at, n, false}, (syi_mat){dt, us + at, n, true}, 0, dt, t, rest));
+    for (int64_t i = 0; i < rows; i++) memset((char *)t + i * rest * size, 0, (size_t)((i + 1) * size));
+    return syi_gemm(e, rows, rest, rest, 1, (syi_mat){dt, t, rest, false}, (syi_mat){dt, us + at, n, false}, 0, dt, to, rest);
 }
 
 /* -- a tile of rows through a block of columns ----------------------------------------------------- */
@@ -199,8 +198,8 @@ static sy_status run_block(solver *s, int64_t first, int64_t end, int64_t unit)
     if (s->residual) {
         float *t = matrix(s, b, rest);
         sy_status st = t ? SY_OK : SY_E_MEMORY;
-        if (st == SY_OK && s->p) st = residual_rows(s, s->d, s->o->alpha1, first, end, t, s->p);
-        if (st == SY_OK && s->r) st = residual_rows(s, s->c, s->o->alpha2, first, end, t, s->r);
+        if (st == SY_OK && s->p) st = syi_residual_rows(s->e, SY_F32, n, s->d, s->u, s->o->alpha1, first, end, t, s->p);
+        if (st == SY_OK && s->r) st = syi_residual_rows(s->e, SY_F32, n, s->c, s->u, s->o->alpha2, first, end, t, s->r);
         syi_pages_free(ctx, t);
         SYI_TRY(st);
     }

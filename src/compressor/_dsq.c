@@ -72,7 +72,7 @@ static double squares(int bits, const float *x, int64_t ld, int64_t m, int64_t g
     return sum;
 }
 
-static void begin(int bits, const float *x, int64_t ld, int64_t m, int64_t g, double *r, double *c, uint8_t *code)
+void syi_dsq_begin(int bits, const float *x, int64_t ld, int64_t m, int64_t g, double *r, double *c, uint8_t *code)
 {
     double norm = 0;
     for (int64_t j = 0; j < g; j++) c[j] = 0;
@@ -96,27 +96,37 @@ static void begin(int bits, const float *x, int64_t ld, int64_t m, int64_t g, do
         }
 }
 
+void syi_dsq_rows(sy_context *ctx, int bits, const float *x, int64_t ld, int64_t m, int64_t g, double *r, const double *c, uint8_t *code)
+{
+#pragma omp parallel for schedule(static) num_threads(syi_omp(ctx)) if (m * g > 4096)
+    for (int64_t i = 0; i < m; i++) fit_row(bits, x + i * ld, g, c, code + i * g, r + i * bits);
+}
+
+void syi_dsq_columns(sy_context *ctx, int bits, const float *x, int64_t ld, int64_t m, int64_t g, const double *r, double *c, const uint8_t *code)
+{
+#pragma omp parallel for schedule(static) num_threads(syi_omp(ctx)) if (m * g > 4096)
+    for (int64_t j = 0; j < g; j++) {
+        double up = 0, down = 0;
+        for (int64_t i = 0; i < m; i++) {
+            const double s = value_of(r + i * bits, bits, code[i * g + j]);
+            up += (double)x[i * ld + j] * s;
+            down += s * s;
+        }
+        if (down > 0) c[j] = fmax(fabs(up / down), 1e-8);
+    }
+}
+
 sy_status syi_dsq_fit(sy_context *ctx, int bits, int rounds, const float *x, int64_t ld, int64_t m, int64_t g, double *r, double *c, uint8_t *code, double *error)
 {
     uint8_t *own = code ? NULL : syi_alloc(ctx, (size_t)(m * g));
     if (!code && !own) return SY_E_MEMORY;
     uint8_t *signs = code ? code : own;
-    begin(bits, x, ld, m, g, r, c, signs);
+    syi_dsq_begin(bits, x, ld, m, g, r, c, signs);
     if (error) *error++ = squares(bits, x, ld, m, g, r, c, signs);
     for (int round = 0; round < rounds; round++) {
-#pragma omp parallel for schedule(static) num_threads(syi_omp(ctx)) if (m * g > 4096)
-        for (int64_t i = 0; i < m; i++) fit_row(bits, x + i * ld, g, c, signs + i * g, r + i * bits);
+        syi_dsq_rows(ctx, bits, x, ld, m, g, r, c, signs);
         if (error) *error++ = squares(bits, x, ld, m, g, r, c, signs);
-#pragma omp parallel for schedule(static) num_threads(syi_omp(ctx)) if (m * g > 4096)
-        for (int64_t j = 0; j < g; j++) {
-            double up = 0, down = 0;
-            for (int64_t i = 0; i < m; i++) {
-                const double s = value_of(r + i * bits, bits, signs[i * g + j]);
-                up += (double)x[i * ld + j] * s;
-                down += s * s;
-            }
-            if (down > 0) c[j] = fmax(fabs(up / down), 1e-8);
-        }
+        syi_dsq_columns(ctx, bits, x, ld, m, g, r, c, signs);
         if (error) *error++ = squares(bits, x, ld, m, g, r, c, signs);
 #pragma omp parallel for schedule(static) num_threads(syi_omp(ctx)) if (m * g > 4096)
         for (int64_t i = 0; i < m; i++) fit_codes(bits, x + i * ld, g, c, r + i * bits, signs + i * g);
@@ -124,4 +134,49 @@ sy_status syi_dsq_fit(sy_context *ctx, int bits, int rounds, const float *x, int
     }
     syi_free(ctx, own);
     return SY_OK;
+}
+
+/* -- four bits and more: the same alternation on a symmetric uniform grid ----------------------- */
+
+static double step_code(double x, double scale, int bits)
+{
+    const double top = (double)((1 << (bits - 1)) - 1), q = rint(x / scale);
+    return q < -top - 1 ? -top - 1 : q > top ? top : q;
+}
+
+void syi_dsq_uniform(sy_context *ctx, int bits, int rounds, const float *x, int64_t ld, int64_t m, int64_t g, double *r, double *c)
+{
+    const double top = (double)((1 << (bits - 1)) - 1);
+    for (int64_t j = 0; j < g; j++) {
+        c[j] = 0;
+        for (int64_t i = 0; i < m; i++) c[j] += fabs((double)x[i * ld + j]) / (double)m;
+        c[j] = fmax(c[j], 1e-8);
+    }
+    for (int64_t i = 0; i < m; i++) {
+        double most = 0;
+        for (int64_t j = 0; j < g; j++) most = fmax(most, fabs((double)x[i * ld + j]) / c[j]);
+        r[i] = fmax(most / top, 1e-8);
+    }
+    for (int round = 0; round < rounds; round++) {
+#pragma omp parallel for schedule(static) num_threads(syi_omp(ctx)) if (m * g > 4096)
+        for (int64_t i = 0; i < m; i++) {
+            double up = 0, down = 0;
+            for (int64_t j = 0; j < g; j++) {
+                const double s = c[j] * step_code((double)x[i * ld + j], c[j] * r[i], bits);
+                up += (double)x[i * ld + j] * s;
+                down += s * s;
+            }
+            if (down > 0) r[i] = fmax(up / down, 1e-8);
+        }
+#pragma omp parallel for schedule(static) num_threads(syi_omp(ctx)) if (m * g > 4096)
+        for (int64_t j = 0; j < g; j++) {
+            double up = 0, down = 0;
+            for (int64_t i = 0; i < m; i++) {
+                const double s = r[i] * step_code((double)x[i * ld + j], c[j] * r[i], bits);
+                up += (double)x[i * ld + j] * s;
+                down += s * s;
+            }
+            if (down > 0) c[j] = fmax(fabs(up / down), 1e-8);
+        }
+    }
 }

@@ -321,7 +321,17 @@ static sy_status factor(syi_engine *e, const syi_rocket_basis *x, const syi_rock
     return SY_OK;
 }
 
-sy_status syi_rocket_factor(syi_engine *e, const syi_rocket_basis *x, const syi_rocket_how *how, int64_t k, int64_t s, float *u, float *v, double *weight_error, double *output_error)
+/* to[cols, rows] of a[rows, cols] */
+static void put_transposed(const double *a, int64_t rows, int64_t cols, bool wide, void *to)
+{
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < cols; j++) {
+            if (wide) ((double *)to)[j * rows + i] = a[i * cols + j];
+            else ((float *)to)[j * rows + i] = (float)a[i * cols + j];
+        }
+}
+
+sy_status syi_rocket_factor(syi_engine *e, const syi_rocket_basis *x, const syi_rocket_how *how, int64_t k, int64_t s, void *u, void *v, double *weight_error, double *output_error)
 {
     sy_context *ctx = syi_engine_context(e);
     const int64_t d1 = x->d1, d2 = x->d2;
@@ -335,12 +345,8 @@ sy_status syi_rocket_factor(syi_engine *e, const syi_rocket_basis *x, const syi_
     t.u = t.p + d1 * k;
     t.d = t.u + d1 * k;
     const sy_status st = factor(e, x, how, k, s, &t, weight_error, output_error);
-    if (st == SY_OK && u)
-        for (int64_t i = 0; i < d1; i++)
-            for (int64_t j = 0; j < k; j++) u[j * d1 + i] = (float)t.u[i * k + j];
-    if (st == SY_OK && v)
-        for (int64_t i = 0; i < k; i++)
-            for (int64_t j = 0; j < d2; j++) v[j * k + i] = (float)t.cs[i * d2 + j];
+    if (st == SY_OK && u) put_transposed(t.u, d1, k, how->wide, u);
+    if (st == SY_OK && v) put_transposed(t.cs, k, d2, how->wide, v);
     syi_pages_free(ctx, memory);
     return st;
 }

@@ -14,18 +14,21 @@
 
 #include <math.h>
 
-enum { DELTA, ACT, DELTA_ACT, NONE };
-static const char *const importances[] = {"delta", "act", "delta-act", "none", NULL};
+enum { DELTA, ACT, DELTA_ACT, IN_FILE, NONE };
+static const char *const importances[] = {"delta", "act", "delta-act", "file", "none", NULL};
+enum { ENDS_BOTH, ENDS_LARGE, ENDS_SMALL };
+static const char *const which_ends[] = {"both", "large", "small", NULL};
+enum { UNROUNDED = 16 }; /* bits: scaled and folded only */
 
 typedef struct {
-    int importance;
-    char *parent, *tuned;
+    int importance, ends;
+    char *parent, *tuned, *file;
     int64_t bits, group, grid, clip_grid, clip_tokens, search_tokens;
-    double ratio, max_shrink;
+    double ratio, max_shrink, power;
     bool clip, zeros;
     /* at work */
     sy_context *ctx;
-    sy_checkpoint *other;       /* the parent, or the fine-tuned copy                       */
+    sy_checkpoint *other;       /* the parent, or the fine-tuned copy, or --importance-file  */
     double least, middle, most; /* of the updates that are not zero                         */
     bool counted;
 } quantlrm;
@@ -33,13 +36,16 @@ typedef struct {
 #define OFFSET(f) offsetof(quantlrm, f)
 static const sy_option options[] = {
     {.name = "importance", .type = SY_OPT_ENUM, .offset = OFFSET(importance), .def = "delta", .choices = importances,
-     .help = "what channels are scaled by: delta (the update from --parent), act (AWQ: mean activation), delta-act (their product), none", .example = "act"},
+     .help = "what channels are scaled by: delta (the update from --parent), act (AWQ: mean activation), delta-act (their product), file, none", .example = "act"},
+    {.name = "importance-file", .type = SY_OPT_PATH, .offset = OFFSET(file), .help = "safetensors with MODULE.importance [in] for every q, o, gate and down projection", .example = "importance.safetensors"},
     {.name = "parent", .type = SY_OPT_PATH, .offset = OFFSET(parent), .help = "the checkpoint that the model was fine-tuned from", .example = "base"},
     {.name = "tuned", .type = SY_OPT_PATH, .offset = OFFSET(tuned), .help = "instead of --parent: a fine-tuned copy of the model, used for its updates only", .example = "tuned"},
-    {.name = "bits", .type = SY_OPT_INT, .offset = OFFSET(bits), .def = "3", .min = 2, .max = 8, .alias = "wbits w_bit", .help = "bits a code: 2, 3, 4 or 8", .example = "4"},
+    {.name = "bits", .type = SY_OPT_INT, .offset = OFFSET(bits), .def = "3", .min = 2, .max = 16, .alias = "wbits w_bit", .help = "bits a code: 2, 3, 4 or 8; 16: scaled and folded, not rounded (f32)", .example = "4"},
     {.name = "group", .type = SY_OPT_INT, .offset = OFFSET(group), .def = "128", .min = -1, .max = 8192, .alias = "group_size q_group_size",
      .help = "inputs that share a scale, a multiple of 32; -1: a whole row", .example = "64"},
     {.name = "ratio", .type = SY_OPT_FLOAT, .offset = OFFSET(ratio), .def = "10", .min = 1, .max = 1e6, .flags = SY_OPT_MIN_OPEN, .help = "importance of the smallest and largest updates over the median one", .example = "4"},
+    {.name = "ends", .type = SY_OPT_ENUM, .offset = OFFSET(ends), .def = "both", .choices = which_ends, .flags = SY_OPT_ADVANCED, .help = "updates that count as important: the largest and the smallest, or one of them", .example = "large"},
+    {.name = "power", .type = SY_OPT_FLOAT, .offset = OFFSET(power), .def = "-1", .min = -1, .max = 1, .flags = SY_OPT_ADVANCED, .help = "this power of the importance everywhere instead of a search (-1: search)", .example = "0.5"},
     {.name = "count-zeros", .type = SY_OPT_BOOL, .offset = OFFSET(zeros), .def = "on", .help = "updates that bf16 swallowed multiply a channel's importance", .example = "off"},
     {.name = "grid", .type = SY_OPT_INT, .offset = OFFSET(grid), .def = "20", .min = 1, .max = 100, .alias = "n_grid", .help = "powers tried, from 0 in steps of 1/N", .example = "10"},
     {.name = "clip", .type = SY_OPT_BOOL, .offset = OFFSET(clip), .def = "on", .help = "search the range of each group on outputs (not for q and k)", .example = "off"},
@@ -53,7 +59,9 @@ static sy_status init(void *self, sy_run *run)
 {
     quantlrm *o = self;
     o->ctx = sy_run_context(run);
-    SYI_TRY(syi_grid_check(o->ctx, "quantlrm", o->bits, o->group));
+    if (o->bits != UNROUNDED) SYI_TRY(syi_grid_check(o->ctx, "quantlrm", o->bits, o->group));
+    if ((o->importance == IN_FILE) != (o->file != NULL)) return syi_fail(o->ctx, SY_E_USAGE, "quantlrm: --importance file and --importance-file PATH belong together");
+    if (o->importance == IN_FILE) return sy_run_planning(run) ? SY_OK : sy_checkpoint_open(o->ctx, o->file, &o->other);
     if (o->importance == ACT || o->importance == NONE) return SY_OK;
     if (!o->parent == !o->tuned)
         return syi_fail(o->ctx, SY_E_USAGE, "quantlrm: give the checkpoint that the model was fine-tuned from with --parent, or a fine-tuned copy with --tuned (one of them); "
@@ -154,24 +162,51 @@ double syi_update_importance(double x, double least, double middle, double most,
     return 1 + (ratio - 1) * t * t;
 }
 
-/* F of the site's inputs from the updates: mean importance times 1 + the number of zeros. */
+double syi_channel_importance(const uint16_t *update, int64_t m, double least, double middle, double most, double ratio, bool count_zeros)
+{
+    double sum = 0;
+    int64_t zeros = 0;
+    for (int64_t i = 0; i < m; i++) {
+        zeros += (update[i] & 0x7fff) == 0;
+        sum += syi_update_importance((double)from_bf16(update[i] & 0x7fff), least, middle, most, ratio);
+    }
+    return sum / (double)m * (count_zeros ? 1 + (double)zeros : 1);
+}
+
+/* F of the site's inputs from the updates. */
 static sy_status update_channels(const quantlrm *o, const syi_pair *pair, double *f)
 {
     const sy_site *site = pair->site;
     const int64_t m = site->out, n = site->in;
     float *a = syi_pages(o->ctx, (size_t)(2 * m * n) * sizeof *a);
-    int64_t *zeros = syi_calloc(o->ctx, (size_t)n, sizeof *zeros);
-    sy_status st = a && zeros ? both(o, pair->original, site, a, a + m * n) : SY_E_MEMORY;
-    for (int64_t j = 0; j < n; j++) f[j] = 0;
-    for (int64_t i = 0; i < m && st == SY_OK; i++)
-        for (int64_t j = 0; j < n; j++) {
-            const uint16_t bits = update_bits(a[i * n + j], a[m * n + i * n + j]) & 0x7fff;
-            zeros[j] += bits == 0;
-            f[j] += syi_update_importance((double)from_bf16(bits), o->least, o->middle, o->most, o->ratio) / (double)m;
+    uint16_t *update = syi_alloc(o->ctx, (size_t)m * sizeof *update);
+    sy_status st = a && update ? both(o, pair->original, site, a, a + m * n) : SY_E_MEMORY;
+    for (int64_t j = 0; j < n && st == SY_OK; j++) {
+        for (int64_t i = 0; i < m; i++) {
+            update[i] = update_bits(a[i * n + j], a[m * n + i * n + j]) & 0x7fff;
+            const double x = (double)from_bf16(update[i]);
+            if ((o->ends == ENDS_LARGE && x < o->middle && x > 0) || (o->ends == ENDS_SMALL && x > o->middle)) update[i] = to_bf16((float)o->middle); /* as unimportant as the median */
         }
-    for (int64_t j = 0; j < n && st == SY_OK; j++) f[j] *= o->zeros ? 1 + (double)zeros[j] : 1;
+        f[j] = syi_channel_importance(update, m, o->least, o->middle, o->most, o->ratio, o->zeros && o->ends != ENDS_LARGE);
+    }
     syi_pages_free(o->ctx, a);
-    syi_free(o->ctx, zeros);
+    syi_free(o->ctx, update);
+    return st;
+}
+
+static sy_status file_channels(const quantlrm *o, const sy_site *site, double *f)
+{
+    char name[512];
+    snprintf(name, sizeof name, "%s.importance", site->name);
+    const sy_entry *e = sy_checkpoint_find(o->other, name);
+    if (!e || e->rank != 1 || e->dim[0] != site->in) return syi_fail(o->ctx, SY_E_INPUT, "%s: there is no tensor %s [%lld] in it", o->file, name, (long long)site->in);
+    float *v = syi_alloc(o->ctx, (size_t)site->in * sizeof *v);
+    sy_status st = v ? sy_entry_read_f32(o->ctx, e, 0, 1, v) : SY_E_MEMORY;
+    for (int64_t j = 0; j < site->in && st == SY_OK; j++) {
+        if (!(v[j] > 0) || !isfinite(v[j])) st = syi_fail(o->ctx, SY_E_INPUT, "%s: %s: channel %lld is %g; importance is positive and finite", o->file, name, (long long)j, (double)v[j]);
+        f[j] = (double)v[j];
+    }
+    syi_free(o->ctx, v);
     return st;
 }
 
@@ -179,6 +214,7 @@ static sy_status channels(const quantlrm *o, const syi_pair *pair, const sy_stat
 {
     for (int64_t j = 0; j < stats->n; j++) f[j] = 1;
     if (o->importance == DELTA || o->importance == DELTA_ACT) SYI_TRY(update_channels(o, pair, f));
+    if (o->importance == IN_FILE) SYI_TRY(file_channels(o, pair->site, f));
     if (o->importance == ACT || o->importance == DELTA_ACT)
         for (int64_t j = 0; j < stats->n; j++) f[j] *= stats->abs[j] / (double)syi_max(1, stats->tokens);
     return SY_OK;
@@ -208,8 +244,8 @@ typedef struct {
     sy_stats *stats[4];              /* by input group                                     */
     int64_t windows;                 /* of a search by forwards                            */
     float *reference;                /* outputs of a part on those                          */
-    double error, tokens;
-    int64_t at;
+    double error;
+    char note[SY_ROLE_COUNT][120];   /* what the search for a role's inputs found          */
 } block;
 
 static syi_grid grid_of(const quantlrm *o) { return (syi_grid){.bits = (int)o->bits, .group = o->group}; }
@@ -225,6 +261,10 @@ static void round_scaled(block *b, const sy_site *site, const float *w, const fl
     for (int64_t r = 0; r < site->out; r++) {
         float *to = out + r * n;
         for (int64_t j = 0; j < n; j++) to[j] = w[r * n + j] * s[j];
+        if (o->bits == UNROUNDED) {
+            for (int64_t j = 0; j < n; j++) to[j] /= s[j];
+            continue;
+        }
         for (int64_t first = 0; first < n; first += group) {
             float scale, zero;
             const int64_t count = syi_min(group, n - first);
@@ -289,6 +329,13 @@ static sy_status forward_error(block *b, int part, const sy_role *role, int n, c
     return SY_OK;
 }
 
+sy_status syi_output_error(syi_engine *e, int64_t m, int64_t n, const float *d, const float *gram, float *t, double *error)
+{
+    SYI_TRY(syi_gemm(e, m, n, n, 1, (syi_mat){SY_F32, d, n, false}, (syi_mat){SY_F32, gram, n, false}, 0, SY_F32, t, n));
+    *error = syi_dot(e, SY_F32, d, t, m * n);
+    return SY_OK;
+}
+
 /* tr((w^ - w) G (w^ - w)^T) */
 static sy_status gram_error(block *b, const sy_site *site, const float *w, const float *s, const float *gram, double *error)
 {
@@ -298,8 +345,7 @@ static sy_status gram_error(block *b, const sy_site *site, const float *w, const
     if (!t) return SY_E_MEMORY;
     round_scaled(b, site, w, s, t);
     for (int64_t i = 0; i < m * n; i++) t[i] -= w[i];
-    const sy_status st = syi_gemm(sy_run_engine(b->run), m, n, n, 1, (syi_mat){SY_F32, t, n, false}, (syi_mat){SY_F32, gram, n, false}, 0, SY_F32, t + m * n, n);
-    if (st == SY_OK) *error = syi_dot(sy_run_engine(b->run), SY_F32, t, t + m * n, m * n);
+    const sy_status st = syi_output_error(sy_run_engine(b->run), m, n, t, gram, t + m * n, error);
     syi_pages_free(ctx, t);
     return st;
 }
@@ -318,15 +364,21 @@ static sy_status search(block *b, int part, const sy_role *role, int n, const sy
     if (st == SY_OK && by_forward) st = run_part(b, part, SYI_ORIGINAL, keep_output);
     bool constant = true;
     for (int64_t j = 1; j < in; j++) constant &= f[j] == f[0];
-    for (int64_t k = 0; k < (constant ? 1 : b->o->grid) && st == SY_OK; k++) {
+    const bool given = b->o->power >= 0;
+    double chosen = 0, first = 0;
+    for (int64_t k = 0; k < (constant || given ? 1 : b->o->grid) && st == SY_OK; k++) {
+        const double rho = given ? b->o->power : (double)k / (double)b->o->grid;
         double error = 0;
-        scales(f, in, (double)k / (double)b->o->grid, s);
+        scales(f, in, rho, s);
         st = by_forward ? forward_error(b, part, role, n, s, &error) : gram_error(b, b->site[role[0]], b->w[role[0]], s, gram, &error);
+        if (k == 0) first = error;
         if (st == SY_OK && error < least) {
             least = error;
+            chosen = rho;
             memcpy(best, s, (size_t)in * sizeof *best);
         }
     }
+    if (st == SY_OK) snprintf(b->note[role[0]], sizeof b->note[role[0]], "power %g of the importance: error of outputs %.6g, %.6g without scales", chosen, least, first);
     syi_free(ctx, s);
     syi_pages_free(ctx, gram);
     return st;
@@ -493,6 +545,15 @@ static sy_status finish_site(block *b, sy_role role, sy_stats *stats)
     const syi_grid g = grid_of(b->o);
     SYI_TRY(syi_layer_begin(b->c, site, stats, b->w[role], &layer));
     sy_status st = SY_OK;
+    snprintf(layer.note, sizeof layer.note, "%s", b->note[role]);
+    if (b->o->bits == UNROUNDED) {
+        st = syi_weight_new(b->c->ctx, &sy_storage_dense, layer.out, layer.in, &layer.take);
+        if (st == SY_OK) st = syi_weight_slot(b->c->ctx, layer.take, 0, SY_F32, 2, (const int64_t[]){layer.out, layer.in});
+        if (st == SY_OK) memcpy(layer.take->slot[0].data, layer.w, (size_t)(layer.out * layer.in) * sizeof *layer.w);
+        if (st == SY_OK) return syi_layer_end(b->c, &layer);
+        syi_layer_free(b->c, &layer);
+        return st;
+    }
     if (b->o->clip && role != SY_ROLE_Q && role != SY_ROLE_K) st = clip_weight(b, layer.w, layer.out, stats);
     if (st == SY_OK) st = syi_grid_round(sy_run_engine(b->run), &g, layer.out, layer.in, layer.w, &layer.take);
     if (st == SY_OK) return syi_layer_end(b->c, &layer);

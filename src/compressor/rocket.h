@@ -17,16 +17,17 @@ typedef struct {
     double weight, output; /* |W|^2, |L W|^2                                              */
 } syi_rocket_basis;
 
-typedef struct { double lambda, beta, mu; bool precise; int refine; } syi_rocket_how;
+/* precise: products in f64; wide: u and v are f64 too. */
+typedef struct { double lambda, beta, mu; bool precise, wide; int refine; } syi_rocket_how;
 
 /* g: sum x x^T [d1, d1] (f64); weight: [d2, d1] f32. */
 sy_status syi_rocket_begin(sy_context *ctx, int64_t d1, int64_t d2, const double *g, const float *weight, syi_rocket_basis *out);
 void syi_rocket_end(sy_context *ctx, syi_rocket_basis *basis);
 /* Sizes of a configuration: cr of the parameters removed, k/s = ks. false: there is none. */
 bool syi_rocket_sizes(int64_t d1, int64_t d2, double cr, double ks, int64_t *k, int64_t *s);
-/* U [k, d1] (transposed) and V [d2, k] with s d2 values that are not zero; NULL: only the errors, which
+/* U [k, d1] (transposed) and V [d2, k] with s d2 values that are not zero, f32; NULL: only the errors, which
  * are relative and not squared: of the weight, and of the outputs. */
-sy_status syi_rocket_factor(syi_engine *e, const syi_rocket_basis *basis, const syi_rocket_how *how, int64_t k, int64_t s, float *u, float *v, double *weight_error,
+sy_status syi_rocket_factor(syi_engine *e, const syi_rocket_basis *basis, const syi_rocket_how *how, int64_t k, int64_t s, void *u, void *v, double *weight_error,
                             double *output_error);
 
 #endif

@@ -59,6 +59,9 @@ typedef struct {
  * *damped: the damping that was needed. */
 sy_status syi_columns_solve(syi_engine *e, const syi_columns *o, const syi_column_grid *grid, int64_t out, int64_t in, const float *w0, const double *xx,
                             const double *dx, float *value, double *damped);
+/* Rows [first, end) of alpha ((X U^T) o M) U, columns from `first` on: P for X = D, R for X = H + D;
+ * M keeps columns beyond the row. x, u [n, n], t and to [end - first, n - first], all of F32 or F64. */
+sy_status syi_residual_rows(syi_engine *e, sy_dtype dt, int64_t n, const void *x, const void *u, double alpha, int64_t first, int64_t end, void *t, void *to);
 /* -- _factor.c: U upper with (H + lambda I)^-1 = U^T U, f32 [n, n] row-major, zero below; lambda is
  * raised tenfold while the factorisation fails. order as above. */
 sy_status syi_inverse_factor(sy_context *ctx, int64_t n, const double *xx, double damp, const int32_t *order, float *u, double *damped);
@@ -84,5 +87,9 @@ sy_status syi_order_make(sy_context *ctx, syi_order how, int64_t in, int64_t gro
 /* Least, median and largest of the positive bf16 numbers counted by their bits [32768]. */
 void syi_update_statistics(const int64_t *histogram, double *least, double *middle, double *most);
 double syi_update_importance(double x, double least, double middle, double most, double ratio);
+/* F of a column of m updates (bits of bf16): mean importance, times 1 + the number of zeros. */
+double syi_channel_importance(const uint16_t *update, int64_t m, double least, double middle, double most, double ratio, bool count_zeros);
+/* tr(d G d^T) for d[m, n]: what differs in the outputs, by the inputs' Gram matrix. t[m, n]: room. */
+sy_status syi_output_error(syi_engine *e, int64_t m, int64_t n, const float *d, const float *gram, float *t, double *error);
 
 #endif

@@ -177,7 +177,9 @@ static void use_weights(sy_calibration *c, int whose)
     for (int64_t i = 0; i < c->n_changed; i++) {
         syi_changed *x = &c->changed[i];
         x->param->value = x->original;
-        if (whose == SYI_STUDENT) x->param->value.data = x->student;
+        bool of_linear = false; /* a bias belongs to its linear */
+        for (int k = 0; k < c->n_pairs; k++) of_linear |= c->pair[k].site->bias == x->param;
+        if (whose == SYI_STUDENT || (whose == SYI_LINEARS_ORIGINAL && !of_linear)) x->param->value.data = x->student;
         x->param->compute = x->param->value;
     }
 }
@@ -214,7 +216,8 @@ sy_status syi_calibration_forward(sy_calibration *c, const syi_piece *p, int64_t
     sy_batch batch;
     SYI_TRY(sy_dataset_batch(c->set[p->set], first, n, p->set, &batch));
     const int64_t row = c->seq * c->hidden * sy_dtype_block_bytes(c->model->dtype);
-    sy_tensor x = {.dtype = c->model->dtype, .rank = 2, .dim = {batch.tokens, c->hidden}, .data = c->at[p->stream][p->set] + first * row};
+    sy_tensor x = {.dtype = c->model->dtype, .rank = 2, .dim = {batch.tokens, c->hidden}};
+    x.data = p->x ? (void *)(uintptr_t)p->x : c->at[p->stream][p->set] + first * row;
     uint8_t *mask = syi_alloc(ctx, (size_t)batch.tokens);
     if (!mask) return SY_E_MEMORY;
     for (int64_t t = 0; t < batch.tokens; t++) mask[t] = !syi_batch_padding(&batch, t);
@@ -238,7 +241,7 @@ sy_status syi_calibration_forward(sy_calibration *c, const syi_piece *p, int64_t
     }
     use_weights(c, SYI_ORIGINAL);
     syi_free(ctx, mask);
-    if (c->spilled[p->stream][p->set]) syi_mapped_forget(x.data, n * row);
+    if (c->spilled[p->stream][p->set] && !p->x) syi_mapped_forget(x.data, n * row);
     c->busy += syi_now() - began;
     return st;
 }

@@ -118,7 +118,7 @@ static sy_status measure(sy_calibration *c, const sy_layer *layer, const float *
     float *d = layer->w, *xx = NULL; /* the solver is done with it */
     for (int64_t i = 0; i < out * in; i++) {
         if (!isfinite(now[i])) return syi_fail(c->ctx, SY_E_NUMERIC, "%s: the compressed weight holds a number that is not finite", layer->site->name);
-        d[i] = now[i] - layer->original[i];
+        d[i] = (layer->absorbed ? now[i] * layer->absorbed[i % in] : now[i]) - layer->original[i];
     }
     const double whole = sum_of_squares(layer->original, out * in);
     r->weight_error = whole > 0 ? sum_of_squares(d, out * in) / whole : 0;

@@ -103,15 +103,25 @@ static void report_take(syi_compress *s, const json_t *list)
 
 /* -- units ---------------------------------------------------------------------------------------------- */
 
+/* The tensor of a slot: "" when the weight has no such slot in files. A dense weight is MODULE.weight. */
+static void slot_name(const syi_compress *s, int i, int k, char name[512])
+{
+    const sy_weight *x = s->made[i].weight;
+    const char *suffix = x->type->suffixes ? x->type->suffixes[k] : ".weight";
+    name[0] = 0;
+    if (x->slot[k].data) snprintf(name, 512, "%s%s", s->made[i].module, suffix);
+}
+
+static int slots_of(const sy_weight *x) { return x->type->suffixes ? syi_storage_slots(x->type) : 1; }
+
 static sy_status declare(syi_compress *s, sy_writer *w)
 {
     for (int i = 0; i < s->n_made; i++) {
         const sy_weight *x = s->made[i].weight;
-        for (int k = 0; k < syi_storage_slots(x->type); k++) {
+        for (int k = 0; k < slots_of(x); k++) {
             char name[512];
-            if (!x->slot[k].data) continue;
-            snprintf(name, sizeof name, "%s%s", s->made[i].module, x->type->suffixes[k]);
-            SYI_TRY(sy_writer_declare(w, name, x->slot[k].dtype, x->slot[k].rank, x->slot[k].dim));
+            slot_name(s, i, k, name);
+            if (name[0]) SYI_TRY(sy_writer_declare(w, name, x->slot[k].dtype, x->slot[k].rank, x->slot[k].dim));
         }
     }
     for (int i = 0; i < s->n_vectors; i++) {
@@ -125,11 +135,10 @@ static sy_status put(syi_compress *s, sy_writer *w)
 {
     for (int i = 0; i < s->n_made; i++) {
         const sy_weight *x = s->made[i].weight;
-        for (int k = 0; k < syi_storage_slots(x->type); k++) {
+        for (int k = 0; k < slots_of(x); k++) {
             char name[512];
-            if (!x->slot[k].data || sy_tensor_bytes(&x->slot[k]) == 0) continue;
-            snprintf(name, sizeof name, "%s%s", s->made[i].module, x->type->suffixes[k]);
-            SYI_TRY(sy_writer_put(w, name, 0, sy_tensor_rows(&x->slot[k]), x->slot[k].data));
+            slot_name(s, i, k, name);
+            if (name[0] && sy_tensor_bytes(&x->slot[k]) > 0) SYI_TRY(sy_writer_put(w, name, 0, sy_tensor_rows(&x->slot[k]), x->slot[k].data));
         }
     }
     for (int i = 0; i < s->n_vectors; i++) SYI_TRY(sy_writer_put(w, s->vector[i].param->name, 0, 1, s->vector[i].data));
@@ -184,6 +193,21 @@ static sy_status take_weight(syi_compress *s, const sy_checkpoint *ck, const sy_
     return st;
 }
 
+/* A weight that a method changed and left dense. */
+static sy_status take_dense(syi_compress *s, const sy_checkpoint *ck, const sy_site *site)
+{
+    char name[512];
+    snprintf(name, sizeof name, "%s.weight", site->name);
+    const sy_entry *e = sy_checkpoint_find(ck, name);
+    if (!e) return SY_OK; /* kept as it was */
+    if (e->rank != 2 || e->dim[0] != site->out || e->dim[1] != site->in) return syi_fail(s->ctx, SY_E_INPUT, "%s: %s is not [%lld, %lld]", s->journal, name, (long long)site->out, (long long)site->in);
+    float *w = syi_alloc(s->ctx, (size_t)(site->out * site->in) * sizeof *w);
+    sy_status st = w ? sy_entry_read_f32(s->ctx, e, 0, site->out, w) : SY_E_MEMORY;
+    if (st == SY_OK) st = syi_calibration_put(s->c, site, w);
+    syi_free(s->ctx, w);
+    return st;
+}
+
 sy_status syi_journal_load(syi_compress *s, const char *unit, bool *there)
 {
     char *path = unit_path(s, unit);
@@ -198,7 +222,7 @@ sy_status syi_journal_load(syi_compress *s, const char *unit, bool *there)
     for (int i = 0; i < s->c->n_pairs && st == SY_OK; i++) {
         const sy_site *site = s->c->pair[i].site;
         const sy_storage *type = syi_storage_find(ck, site->name);
-        if (type) st = take_weight(s, ck, site, type);
+        st = type ? take_weight(s, ck, site, type) : take_dense(s, ck, site);
     }
     for (int64_t i = 0; st == SY_OK && i < sy_checkpoint_count(ck); i++) {
         const sy_entry *e = sy_checkpoint_at(ck, i);

@@ -8,7 +8,7 @@
 #include "run/observe.h"
 #include "run/run.h"
 
-enum { SYI_ORIGINAL, SYI_STUDENT };  /* streams, and whose weights */
+enum { SYI_ORIGINAL, SYI_STUDENT, SYI_LINEARS_ORIGINAL }; /* streams, and whose weights; the last: linears of the original, vectors of the student */
 enum { SYI_CALIB, SYI_HELDOUT };     /* sets of windows            */
 
 /* A linear of the block at hand: its weight as it was and as it has become. */
@@ -66,6 +66,7 @@ typedef struct { sy_site *site; syi_watch_fn *fn; void *self; bool stop; /* the 
  * NULL) sees the result. */
 typedef struct {
     int set, stream, whose, block, part;
+    const void *x;          /* hidden states of the windows, instead of the stream's; NULL */
     const syi_watch *watch; int n_watch;
     bool push;
     sy_status (*out)(void *self, int64_t window, const sy_tensor *y, const uint8_t *mask);
