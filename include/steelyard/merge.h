@@ -18,6 +18,9 @@
  * (the state), with `globals` numbers a tensor, which are added up and given to `between`;
  * the second round reads the state. A state of an earlier merge can be taken up.
  *
+ * A merger that needs counts of the whole model before its first tensor (one threshold for all)
+ * has a survey: walks over all tensors that only count. Nothing is written in them.
+ *
  * Parameters are option rows of the method. Their names are mergekit's; a recipe may give
  * each as a number, a gradient over layers or a list with filters, per model where the row
  * has SY_OPT_PER_MODEL; a per-model row without default must be given. */
@@ -47,8 +50,10 @@ typedef struct sy_merge {
     const int *model;            /* [n] which model of the recipe an input is              */
     const struct syi_mix *mix;   /* vector kernels of this processor (tensor/mix.h)        */
     void *own;                   /* merger->own bytes, zeroed before begin                 */
-    /* set by begin (and sum may raise `passes`) */
+    int64_t index;               /* of the tensor in the merge                             */
+    /* set by begin (and sum may raise `passes` and `counts`) */
     bool whole;
+    int64_t sample;              /* numbers that the hook `sample` sees first, 0: none     */
     int passes;                  /* how often look is called                               */
     int sums;                    /* doubles a tile adds up in a pass, <= any number        */
     int64_t counts;              /* counters that look adds to (whole numbers: their order
@@ -95,9 +100,16 @@ typedef struct sy_merger {
     sy_status (*between)(void *self, sy_merging *job, const double *sums);
     /* Once, before the first tensor: checks, work that needs other tensors.              */
     sy_status (*prepare)(void *self, sy_merging *job);
+    /* Before the first tensor, once a walk: how many counters the walk has (0: no further
+     * walk); counted: those of the walk before. glance sees every tile of every tensor and
+     * adds to t->counts. */
+    int64_t (*survey)(void *self, const sy_merging *job, int walk, const int64_t *counted);
+    void (*glance)(void *self, const sy_merge *m, int walk, sy_tile *t);
     sy_status (*begin)(void *self, sy_merge *m);
+    /* Numbers from all over the tensor, about m->sample of them (all, if there are fewer). */
+    void (*sample)(void *self, sy_merge *m, const sy_tile *t);
     void (*look)(void *self, const sy_merge *m, int pass, sy_tile *t);
-    sy_status (*sum)(void *self, sy_merge *m, int pass);
+    sy_status (*sum)(void *self, sy_merge *m, int pass); /* of several tensors side by side */
     void (*make)(void *self, const sy_merge *m, sy_tile *t);
     /* base (or NULL), in[n], out: whole tensors. Called by several threads at once.       */
     sy_status (*whole)(void *self, const sy_merge *m, const float *base, const float *const *in, float *out);
@@ -107,6 +119,9 @@ typedef struct sy_merger {
 sy_status sy_merge_state(sy_merging *job, const char *folder);
 /* Models of the merge that are not the base, in the recipe's order. */
 int sy_merge_models(const sy_merging *job);
+int64_t sy_merge_tensors(const sy_merging *job);
+/* Numbers of all tensors that are merged together. */
+int64_t sy_merge_numbers(const sy_merging *job);
 sy_context *sy_merging_context(const sy_merging *job);
 uint64_t sy_merging_seed(const sy_merging *job);
 /* A text that goes with the state (JSON), from round 0; the one of an earlier state. */

@@ -21,5 +21,5 @@ static const sy_paper papers[] = {
 const sy_method sy_method_breadcrumbs = {
     .abi = SY_METHOD_ABI, .name = "breadcrumbs", .kind = SY_MERGER, .title = "drops the smallest and the very largest differences, adds up the rest", .papers = papers,
     .about = "Of every difference the share `gamma` of largest magnitudes is dropped as outliers, and the smallest ones until the share `density` is left; then task arithmetic.",
-    .options = rows, .size = sizeof(delta_options), .merger = &merger,
+    .options = rows, .size = sizeof(delta_options), .free = finish, .merger = &merger,
 };

@@ -22,5 +22,5 @@ static const sy_paper papers[] = {
 const sy_method sy_method_breadcrumbs_ties = {
     .abi = SY_METHOD_ABI, .name = "breadcrumbs_ties", .kind = SY_MERGER, .title = "drops the smallest and the very largest differences, then elects signs", .papers = papers,
     .about = "The thinning of breadcrumbs, followed by the election of signs and the sum of those that agree (see ties).",
-    .options = rows, .size = sizeof(delta_options), .merger = &merger,
+    .options = rows, .size = sizeof(delta_options), .free = finish, .merger = &merger,
 };

@@ -20,5 +20,5 @@ static const sy_paper papers[] = {
 const sy_method sy_method_dare_linear = {
     .abi = SY_METHOD_ABI, .name = "dare_linear", .kind = SY_MERGER, .title = "drops differences at random, enlarges the rest, adds them up", .papers = papers,
     .about = "Each number of a difference is kept with probability `density`, the rest is enlarged (to the same L1 norm as mergekit does, or by 1/density as in the paper), then task arithmetic. The mask of a number depends on seed, model, tensor and place only.",
-    .options = rows, .size = sizeof(delta_options), .merger = &merger,
+    .options = rows, .size = sizeof(delta_options), .free = finish, .merger = &merger,
 };

@@ -21,5 +21,5 @@ static const sy_paper papers[] = {
 const sy_method sy_method_dare_ties = {
     .abi = SY_METHOD_ABI, .name = "dare_ties", .kind = SY_MERGER, .title = "drops differences at random, then elects signs as TIES does", .papers = papers,
     .about = "DARE (see dare_linear) followed by the election of signs and the sum of those that agree (see ties).",
-    .options = rows, .size = sizeof(delta_options), .merger = &merger,
+    .options = rows, .size = sizeof(delta_options), .free = finish, .merger = &merger,
 };

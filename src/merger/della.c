@@ -22,5 +22,5 @@ static const sy_paper papers[] = {
 const sy_method sy_method_della = {
     .abi = SY_METHOD_ABI, .name = "della", .kind = SY_MERGER, .title = "drops small differences more often than large ones, then elects signs", .papers = papers,
     .about = "The thinning of della_linear, followed by the election of signs and the average of those that agree (see ties).",
-    .options = rows, .size = sizeof(delta_options), .merger = &merger,
+    .options = rows, .size = sizeof(delta_options), .free = finish, .merger = &merger,
 };

@@ -21,5 +21,5 @@ static const sy_paper papers[] = {
 const sy_method sy_method_della_linear = {
     .abi = SY_METHOD_ABI, .name = "della_linear", .kind = SY_MERGER, .title = "drops small differences more often than large ones, adds up the rest", .papers = papers,
     .about = "Within each row of a difference, a number of rank u (0 smallest, 1 largest magnitude) is kept with probability density - epsilon + 2 epsilon u; the rest is enlarged (L1 norm, or 1/probability as in the paper), then task arithmetic.",
-    .options = rows, .size = sizeof(delta_options), .merger = &merger,
+    .options = rows, .size = sizeof(delta_options), .free = finish, .merger = &merger,
 };

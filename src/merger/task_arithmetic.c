@@ -18,5 +18,5 @@ static const sy_paper papers[] = {
 const sy_method sy_method_task_arithmetic = {
     .abi = SY_METHOD_ABI, .name = "task_arithmetic", .kind = SY_MERGER, .title = "adds scaled differences from a base", .papers = papers,
     .about = "theta = base + lambda sum_k w_k (theta_k - base). Negative weights take a task away. One pass.",
-    .options = rows, .size = sizeof(delta_options), .merger = &merger,
+    .options = rows, .size = sizeof(delta_options), .free = finish, .merger = &merger,
 };

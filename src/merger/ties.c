@@ -7,6 +7,7 @@ static const sy_option rows[] = {
     DELTA_DENSITY,
     DELTA_RESCALE("off"),
     DELTA_CONSENSUS,
+    DELTA_PAPER,
     DELTA_SHARED("on"),
     { .name = NULL }
 };
@@ -21,5 +22,5 @@ static const sy_paper papers[] = {
 const sy_method sy_method_ties = {
     .abi = SY_METHOD_ABI, .name = "ties", .kind = SY_MERGER, .title = "trims differences, elects signs, averages those that agree", .papers = papers,
     .about = "Keeps the share `density` of largest magnitudes of every difference, elects a sign for every number by the weighted sum (0 counts as +), and averages the differences that have it. Ties in magnitude: exactly floor(density n) numbers are kept, the first ones of equal size.",
-    .options = rows, .size = sizeof(delta_options), .merger = &merger,
+    .options = rows, .size = sizeof(delta_options), .free = finish, .merger = &merger,
 };

@@ -66,6 +66,8 @@ sy_status syi_merge_in_make(sy_merging *g, syi_merge_in *in);
 void syi_merge_in_forget(sy_merging *g, syi_merge_in *in);
 /* Rows as f32: a pointer into what is there, or `dst` filled. From any thread. */
 const float *syi_merge_in_rows(const sy_merging *g, const syi_merge_in *in, int64_t row, int64_t n, float *dst);
+/* Numbers [first, first + n) to dst; `row`: scratch of a whole row. */
+void syi_merge_in_run(const sy_merging *g, const syi_merge_in *in, int64_t first, int64_t n, float *dst, float *row);
 
 /* -- the plan (_merge_plan.c) ------------------------------------------------------------------ */
 
@@ -114,6 +116,7 @@ struct sy_merging {
     int64_t memory_limit, shard_bytes;
     bool unrelated;                /* do not ask whether the base is the base                */
     bool counting;                 /* some tensor needs counters                             */
+    int64_t largest_kept;          /* bytes that passes leave of one tensor at most            */
     int64_t largest_whole;         /* numbers that `whole` holds for one tensor at most      */
     json_t *config;                /* of the output                                          */
     /* the work */

@@ -171,3 +171,20 @@ const float *syi_merge_in_rows(const sy_merging *g, const syi_merge_in *in, int6
     entry_rows(g, e, row, n, dst);
     return dst;
 }
+
+void syi_merge_in_run(const sy_merging *g, const syi_merge_in *in, int64_t first, int64_t n, float *dst, float *row)
+{
+    const sy_entry *e = in->entry;
+    const int64_t cols = syi_entry_cols(e);
+    if (!in->take && !in->made && e->permute_heads == 0 && !e->transposed && e->shift == 0 && sy_dtype_block_len(e->dtype) == 1) {
+        const char *at = (const char *)e->data + first * sy_dtype_block_bytes(e->dtype);
+        if (e->dtype == SY_BF16) g->mix->from_bf16(at, dst, n);
+        else syi_to_f32(e->dtype, at, dst, n);
+        return;
+    }
+    for (int64_t k = 0; k < n;) {
+        const int64_t r = (first + k) / cols, c = (first + k) % cols, m = syi_min(cols - c, n - k);
+        memcpy(dst + k, syi_merge_in_rows(g, in, r, 1, row) + c, (size_t)m * sizeof *dst);
+        k += m;
+    }
+}

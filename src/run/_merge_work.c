@@ -11,7 +11,7 @@
 #include <math.h>
 #include <omp.h>
 
-enum { TILE = 8192, BATCH_NUMBERS = 4 << 20, BATCH_TENSORS = 64, BATCH_COUNTING = 8 };
+enum { TILE = 8192, SAMPLE = 16384, RUN = 16, BATCH_NUMBERS = 4 << 20, BATCH_TENSORS = 16, BATCH_COUNTING = 8 };
 
 typedef struct {
     float *in[SY_MERGE_INPUTS + 1], *spare[SY_MERGE_INPUTS], *out;
@@ -23,8 +23,8 @@ typedef struct {
 typedef struct {
     syi_merge_tensor *t;
     sy_merge m;
-    uint32_t *counts;    /* [threads][m.counts] */
-    int64_t tile_rows, first_tile;
+    uint32_t *counts;    /* [threads][n_counts] */
+    int64_t n_counts, tile_rows, first_tile;
 } piece;
 
 typedef struct {
@@ -78,7 +78,7 @@ static int64_t tile_rows(const syi_merge_tensor *t) { return syi_max(1, TILE / s
 static void describe(sy_merging *g, syi_merge_tensor *t, sy_merge *m)
 {
     *m = (sy_merge){ .name = t->name, .role = t->row ? t->row->role : SY_ROLE_NONE, .block = t->block, .rank = t->rank, .rows = t->rows, .cols = t->cols, .count = t->count,
-                     .n = t->n, .based = t->base != NULL, .model = t->model, .mix = g->mix, .value = t->value, .job = g, .of = t, .round = g->round, .global = t->global };
+                     .index = t - g->tensors, .n = t->n, .based = t->base != NULL, .model = t->model, .mix = g->mix, .value = t->value, .job = g, .of = t, .round = g->round, .global = t->global };
     memcpy(m->dim, t->dim, sizeof m->dim);
     if (t->row) m->linear = (t->row->flags & SY_TENSOR_LINEAR) && !t->vocab;
     else m->linear = t->rank == 2 && !t->vocab && syi_ends(t->name, "weight") && !strstr(t->name, "embed") && !strstr(t->name, "norm");
@@ -96,6 +96,7 @@ static sy_status size_scratch(worker *w)
         w->longest = syi_max(w->longest, syi_min(tile_rows(t), t->rows) * t->cols);
         if (t->n > w->inputs) w->inputs = t->n;
     }
+    if (g->merger->sample) w->longest = syi_max(w->longest, SAMPLE);
     w->threads = syi_omp(g->ctx);
     w->scratch = syi_calloc(g->ctx, (size_t)w->threads, sizeof *w->scratch);
     if (!w->scratch) return SY_E_MEMORY;
@@ -148,12 +149,26 @@ static sy_status begin_piece(worker *w, piece *p)
     if (g->merger->own && !(m->own = batch_alloc(w, (int64_t)g->merger->own))) return SY_E_MEMORY;
     if (g->merger->begin) SYI_TRY(g->merger->begin(g->use.self, m));
     SYI_TRY(verdict(g));
+    p->n_counts = -1;
     m->total = batch_alloc(w, 8 * m->sums);
     m->part = batch_alloc(w, 8 * m->sums * m->tiles);
-    m->counted = batch_alloc(w, 8 * m->counts);
-    p->counts = batch_alloc(w, 4 * m->counts * w->threads);
     m->keep = batch_alloc(w, m->kept);
-    return m->total && m->part && m->counted && p->counts && m->keep ? SY_OK : SY_E_MEMORY;
+    return m->total && m->part && m->keep ? SY_OK : SY_E_MEMORY;
+}
+
+/* Room for the counters of a pass, which may be more than those of the pass before. */
+static sy_status counters(worker *w, piece *p)
+{
+    sy_merge *m = &p->m;
+    if (m->counts > p->n_counts) {
+        p->n_counts = m->counts;
+        m->counted = batch_alloc(w, 8 * m->counts);
+        p->counts = batch_alloc(w, 4 * m->counts * w->threads);
+        if (!m->counted || !p->counts) return SY_E_MEMORY;
+    }
+    memset(m->part, 0, (size_t)(8 * m->sums * m->tiles));
+    memset(p->counts, 0, (size_t)(4 * m->counts * w->threads));
+    return SY_OK;
 }
 
 /* -- tiles -------------------------------------------------------------------------------------- */
@@ -249,9 +264,7 @@ static sy_status look(worker *w, int pass)
     if (tiles == 0) return SY_OK;
     for (int i = 0; i < w->n; i++) {
         piece *p = &w->piece[i];
-        if (p->m.whole || pass >= p->m.passes) continue;
-        memset(p->m.part, 0, (size_t)(8 * p->m.sums * p->m.tiles));
-        memset(p->counts, 0, (size_t)(4 * p->m.counts * w->threads));
+        if (!p->m.whole && pass < p->m.passes) SYI_TRY(counters(w, p));
     }
 #pragma omp parallel for schedule(dynamic, 2) num_threads(w->threads)
     for (int64_t i = 0; i < tiles; i++) {
@@ -265,13 +278,41 @@ static sy_status look(worker *w, int pass)
         t.counts = p->counts + omp_get_thread_num() * p->m.counts;
         g->merger->look(g->use.self, &p->m, pass, &t);
     }
+#pragma omp parallel for schedule(dynamic, 1) num_threads(w->threads)
     for (int i = 0; i < w->n; i++) {
         piece *p = &w->piece[i];
-        if (p->m.whole || pass >= p->m.passes) continue;
+        if (p->m.whole || pass >= p->m.passes || failed(g)) continue;
         end_pass(w, p);
-        if (g->merger->sum && g->failed == SY_OK) g->merger->sum(g->use.self, &p->m, pass);
+        if (g->merger->sum) g->merger->sum(g->use.self, &p->m, pass);
     }
     return verdict(g);
+}
+
+/* Runs of neighbours at equal distances, the same places in every input. */
+static void sample(const worker *w, piece *p, scratch *s)
+{
+    const sy_merging *g = w->g;
+    const syi_merge_tensor *x = p->t;
+    const int64_t want = syi_min(syi_min(p->m.sample, w->longest), x->count), runs = syi_max(1, want / RUN);
+    const float *in[SY_MERGE_INPUTS];
+    sy_tile t = { .in = in, .wide = { s->wide[0], s->wide[1], s->wide[2] } };
+    t.n = want < RUN ? want : runs * RUN;
+    for (int k = 0; k < x->n + (x->base != NULL); k++) {
+        float *to = s->in[k < x->n ? k : w->inputs];
+        for (int64_t r = 0; r < runs; r++)
+            syi_merge_in_run(g, &x->in[k], runs > 1 ? (x->count - RUN) * r / (runs - 1) : 0, want < RUN ? want : RUN, to + r * RUN, s->out);
+        if (k < x->n) in[k] = to;
+        else t.base = to;
+    }
+    g->merger->sample(g->use.self, &p->m, &t);
+}
+
+static sy_status samples(worker *w)
+{
+#pragma omp parallel for schedule(dynamic, 1) num_threads(w->threads)
+    for (int i = 0; i < w->n; i++)
+        if (!w->piece[i].m.whole && w->piece[i].m.sample > 0 && !failed(w->g)) sample(w, &w->piece[i], &w->scratch[omp_get_thread_num()]);
+    return verdict(w->g);
 }
 
 static sy_status make(worker *w)
@@ -344,6 +385,18 @@ static void with_inputs(const syi_merge_tensor *t, void (*advise)(const void *, 
     for (int k = 0; k < t->n + (t->base != NULL); k++) advise(t->in[k].entry->data, t->in[k].entry->bytes);
 }
 
+static sy_status want_inputs(sy_merging *g, const syi_merge_tensor *t)
+{
+    for (int k = 0; k < t->n + (t->base != NULL); k++) SYI_TRY(syi_merge_in_make(g, &t->in[k]));
+    return SY_OK;
+}
+
+static void forget_inputs(sy_merging *g, const syi_merge_tensor *t)
+{
+    for (int k = 0; k < t->n + (t->base != NULL); k++) syi_merge_in_forget(g, &t->in[k]);
+    with_inputs(t, syi_mapped_forget);
+}
+
 /* Where the batch that begins at `first` ends. */
 static int64_t batch_end(const sy_merging *g, int64_t first, bool counting)
 {
@@ -368,12 +421,13 @@ static sy_status run_batch(worker *w, int64_t first, int64_t end)
             if (!makes_state(g)) SYI_TRY(copy(t));
             continue;
         }
-        for (int k = 0; k < t->n + (t->base != NULL); k++) SYI_TRY(syi_merge_in_make(g, &t->in[k]));
+        SYI_TRY(want_inputs(g, t));
         w->piece[w->n].t = t;
         SYI_TRY(begin_piece(w, &w->piece[w->n]));
         w->n++;
     }
     if (w->n == 0) return SY_OK;
+    if (g->merger->sample) SYI_TRY(samples(w));
     for (int pass = 0;; pass++) {
         for (int i = 0; i < w->n; i++)
             if (!w->piece[i].m.whole && w->piece[i].m.passes > passes) passes = w->piece[i].m.passes;
@@ -407,6 +461,7 @@ sy_status syi_merge_check(sy_merging *g)
         else if (g->merger->begin) st = g->merger->begin(g->use.self, &m);
         if (st == SY_OK || g->failed) st = verdict(g);
         g->counting |= m.counts > 0;
+        g->largest_kept = syi_max(g->largest_kept, m.kept + 12 * m.counts + 8 * m.sums * m.tiles);
         if (m.whole) g->largest_whole = syi_max(g->largest_whole, m.count * (g->tensors[i].n + 2));
         syi_arena_rewind(arena, mark);
     }
@@ -426,7 +481,58 @@ int64_t syi_merge_memory(const sy_merging *g)
             if (g->tensors[i].in[k].fold) batch = syi_max(batch, g->tensors[i].count * 4 * 2);
     }
     const int64_t tiles = sy_threads(g->ctx) * longest * ((inputs + 2) * 4 * (g->merger->spare ? 2 : 1) + 32);
-    return tiles + batch + held + sy_threads(g->ctx) * g->largest_whole * 4 + (24 << 20);
+    return tiles + batch + held + sy_threads(g->ctx) * g->largest_whole * 4 + g->largest_kept + (24 << 20);
+}
+
+/* -- counting over the whole model ----------------------------------------------------------------------- */
+
+static sy_status walk_tensor(worker *w, int walk, int64_t index, uint32_t *counts, int64_t n)
+{
+    sy_merging *g = w->g;
+    piece p = { .t = &g->tensors[index], .tile_rows = tile_rows(&g->tensors[index]) };
+    describe(g, p.t, &p.m);
+    SYI_TRY(want_inputs(g, p.t));
+#pragma omp parallel for schedule(dynamic, 2) num_threads(w->threads)
+    for (int64_t i = 0; i < p.m.tiles; i++) {
+        scratch *s = &w->scratch[omp_get_thread_num()];
+        const float *in[SY_MERGE_INPUTS];
+        sy_tile t;
+        if (failed(g)) continue;
+        load(w, &p, s, i, in, &t);
+        if (walk == 0) check_inputs(&p, &t);
+        t.counts = counts + omp_get_thread_num() * n;
+        g->merger->glance(g->use.self, &p.m, walk, &t);
+    }
+    forget_inputs(g, p.t);
+    return verdict(g);
+}
+
+static sy_status survey(worker *w)
+{
+    sy_merging *g = w->g;
+    int64_t *counted = NULL, n;
+    sy_status st = SY_OK;
+    if (!g->merger->survey) return SY_OK;
+    for (int walk = 0; st == SY_OK && (n = g->merger->survey(g->use.self, g, walk, counted)) > 0; walk++) {
+        uint32_t *counts = syi_calloc(g->ctx, (size_t)(n * w->threads), sizeof *counts);
+        syi_free(g->ctx, counted);
+        counted = syi_calloc(g->ctx, (size_t)n, sizeof *counted);
+        if (!counts || !counted) st = SY_E_MEMORY;
+        int64_t since = 0;
+        for (int64_t i = 0; st == SY_OK && i < g->n; i++) {
+            if (g->tensors[i].copy || g->tensors[i].count == 0) continue;
+            st = walk_tensor(w, walk, i, counts, n);
+            since += g->tensors[i].count;
+            if (since < 1 << 30 && i + 1 < g->n) continue; /* before a counter of 32 bits could be full */
+            for (int64_t c = 0; c < n * w->threads; c++) counted[c % n] += counts[c], counts[c] = 0;
+            since = 0;
+        }
+        for (int64_t c = 0; counts && counted && c < n * w->threads; c++) counted[c % n] += counts[c];
+        syi_free(g->ctx, counts);
+        if (st == SY_OK && sy_cancelled(g->ctx)) st = syi_fail(g->ctx, SY_E_CANCELLED, "interrupted while the whole model was surveyed; the same command begins again");
+    }
+    syi_free(g->ctx, counted);
+    return st == SY_OK ? verdict(g) : st;
 }
 
 static sy_status one_round(worker *w, double began)
@@ -440,10 +546,7 @@ static sy_status one_round(worker *w, double began)
         const syi_mark mark = syi_arena_mark(w->arena);
         st = run_batch(w, first, end);
         syi_arena_rewind(w->arena, mark);
-        for (int64_t i = first; i < end; i++) {
-            for (int k = 0; k < g->tensors[i].n + (g->tensors[i].base != NULL); k++) syi_merge_in_forget(g, &g->tensors[i].in[k]);
-            with_inputs(&g->tensors[i], syi_mapped_forget);
-        }
+        for (int64_t i = first; i < end; i++) forget_inputs(g, &g->tensors[i]);
         bool fresh = false;
         for (int64_t i = first; i < end; i++) fresh |= !g->tensors[i].done;
         if (st == SY_OK && fresh) st = syi_merge_mark(g, first, end - first);
@@ -462,6 +565,7 @@ sy_status syi_merge_work(sy_merging *g)
     const double began = syi_now();
     sy_status st = syi_arena_new(g->ctx, 1 << 20, &w->arena);
     if (st == SY_OK) st = size_scratch(w);
+    if (st == SY_OK) st = survey(w);
     while (st == SY_OK) {
         st = one_round(w, began);
         if (st != SY_OK || !makes_state(g)) break;

@@ -148,6 +148,16 @@ int sy_merge_models(const sy_merging *job)
     return most;
 }
 
+int64_t sy_merge_tensors(const sy_merging *job) { return job->n; }
+
+int64_t sy_merge_numbers(const sy_merging *job)
+{
+    int64_t numbers = 0;
+    for (int64_t i = 0; i < job->n; i++)
+        if (!job->tensors[i].copy) numbers += job->tensors[i].count;
+    return numbers;
+}
+
 sy_context *sy_merging_context(const sy_merging *job) { return job->ctx; }
 uint64_t sy_merging_seed(const sy_merging *job) { return job->seed; }
 const char *sy_merge_noted(const sy_merging *job) { return job->noted; }

@@ -112,19 +112,71 @@ static void dots(const float *restrict x, const float *restrict z, const float *
     s[2] += tree(xz);
 }
 
-static double abs_sum(const float *restrict x, const float *restrict base, const float *restrict m, int64_t n)
-{
-    double s[WAYS] = {0};
-    int64_t i = 0;
-    for (; i + WAYS <= n; i += WAYS)
-        for (int j = 0; j < WAYS; j++) s[j] += fabs((double)x[i + j] - (base ? (double)base[i + j] : 0)) * (m ? (double)m[i + j] : 1);
-    for (int j = 0; i < n; i++, j++) s[j] += fabs((double)x[i] - (base ? (double)base[i] : 0)) * (m ? (double)m[i] : 1);
-    return tree(s);
-}
-
 static void keys(const float *restrict x, const float *restrict base, uint32_t *restrict key, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) key[i] = to_word(x[i] - base[i]) & 0x7fffffff;
+}
+
+#ifndef MIX_OWN_LOOPS /* plain C: blocks without a hit, most of them, stay in vectors */
+static void abs_sums(const float *restrict x, const float *restrict base, const float *restrict m, double *restrict sum, int64_t n)
+{
+    double all[WAYS] = {0}, some[WAYS] = {0};
+    int64_t i = 0;
+    for (; i + WAYS <= n; i += WAYS)
+        for (int j = 0; j < WAYS; j++) {
+            const float d = fabsf(x[i + j] - base[i + j]);
+            all[j] += (double)d;
+            some[j] += (double)(m[i + j] != 0 ? d : 0);
+        }
+    for (int j = 0; i < n; i++, j++) {
+        const float d = fabsf(x[i] - base[i]);
+        all[j] += (double)d;
+        some[j] += (double)(m[i] != 0 ? d : 0);
+    }
+    sum[0] += tree(all);
+    sum[1] += tree(some);
+}
+
+static int64_t pick(const float *restrict x, const float *restrict base, uint32_t lo, uint32_t hi, uint32_t *restrict out, int64_t *above, int64_t n)
+{
+    enum { BLOCK = 32 };
+    uint32_t key[BLOCK];
+    int64_t found = 0, more = 0;
+    for (int64_t at = 0; at < n; at += BLOCK) {
+        const int m = n - at < BLOCK ? (int)(n - at) : BLOCK;
+        uint32_t inside = 0, over = 0;
+        for (int i = 0; i < m; i++) key[i] = to_word(x[at + i] - base[at + i]) & 0x7fffffff;
+        for (int i = 0; i < m; i++) {
+            over += key[i] > hi;
+            inside += key[i] - lo <= hi - lo;
+        }
+        more += over;
+        for (int i = 0; inside && i < m; i++) {
+            out[found] = key[i];
+            found += key[i] - lo <= hi - lo;
+        }
+    }
+    *above += more;
+    return found;
+}
+
+static int64_t between(const float *restrict u, float from, float to, int32_t *restrict at, int64_t n)
+{
+    int64_t found = 0;
+    for (int64_t i = 0; i < n; i++) {
+        at[found] = (int32_t)i;
+        found += u[i] >= from && u[i] < to;
+    }
+    return found;
+}
+#endif
+
+static int64_t rank(const uint32_t *restrict key, uint32_t mine, int64_t at, int64_t n)
+{
+    uint32_t less = 0;
+    for (int64_t i = 0; i < at; i++) less += key[i] <= mine;
+    for (int64_t i = at; i < n; i++) less += key[i] < mine;
+    return less;
 }
 
 static int64_t above(const uint32_t *restrict key, uint32_t limit, float *restrict m, int64_t n)
@@ -168,40 +220,60 @@ static void unpack(const uint8_t *restrict bits, float *restrict m, int64_t n)
 
 enum { STRIP = 256 };
 
-static void terms(double w, const float *restrict m, const float *restrict x, const float *restrict base, double *restrict e, int64_t n)
+static void terms(double w, const float *restrict m, float from, float to, const float *restrict x, const float *restrict base, double *restrict e, int64_t n)
 {
     if (m)
         for (int64_t i = 0; i < n; i++) e[i] = w * (double)m[i] * ((double)x[i] - (double)base[i]);
     else
-        for (int64_t i = 0; i < n; i++) e[i] = w * ((double)x[i] - (double)base[i]);
+        for (int64_t i = 0; i < n; i++) {
+            const float d = fabsf(x[i] - base[i]), in = d >= from && d < to ? 1.0f : 0.0f;
+            e[i] = w * (double)in * ((double)x[i] - (double)base[i]);
+        }
 }
 
-static void elect(int k, const float *const *x, const float *const *m, const double *w, const double *d, bool count, bool normalize, double lambda,
-                  const float *base, float *y, int64_t n)
+static void add_range(double w, float from, float to, const float *restrict x, const float *restrict base, double *restrict acc, int64_t n)
 {
-    double e[STRIP], sum[STRIP], top[STRIP], down[STRIP];
+    for (int64_t i = 0; i < n; i++) {
+        const float d = fabsf(x[i] - base[i]), in = d >= from && d < to ? 1.0f : 0.0f;
+        acc[i] += w * (double)in * ((double)x[i] - (double)base[i]);
+    }
+}
+
+static void elect(const syi_election *how, int k, const float *const *x, const float *const *m, const float *base, float *y, int64_t n)
+{
+    double few[4][STRIP], e[STRIP], sum[STRIP], top[STRIP], down[STRIP];
+    const double zero = how->zero, lambda = how->lambda;
     for (int64_t at = 0; at < n; at += STRIP) {
         const int64_t c = n - at < STRIP ? n - at : STRIP;
         const float *restrict b = base + at;
         float *restrict out = y + at;
         for (int64_t i = 0; i < c; i++) sum[i] = top[i] = down[i] = 0;
         for (int j = 0; j < k; j++) {
-            terms(w[j], m[j] ? m[j] + at : 0, x[j] + at, b, e, c);
-            if (count)
-                for (int64_t i = 0; i < c; i++) sum[i] += e[i] > 0 ? 1.0 : e[i] < 0 ? -1.0 : 0.0;
+            double *restrict v = k <= 4 ? few[j] : e; /* few: kept for the second look */
+            terms(how->w[j], m[j] ? m[j] + at : 0, how->from[j], how->to[j], x[j] + at, b, v, c);
+            if (how->count)
+                for (int64_t i = 0; i < c; i++) sum[i] += v[i] > 0 ? 1.0 : v[i] < 0 ? -1.0 : 0.0;
             else
-                for (int64_t i = 0; i < c; i++) sum[i] += e[i];
+                for (int64_t i = 0; i < c; i++) sum[i] += v[i];
         }
+        for (int64_t i = 0; i < c; i++) sum[i] = sum[i] == 0 ? zero : sum[i];
         for (int j = 0; j < k; j++) {
-            const double dj = d[j];
-            terms(w[j], m[j] ? m[j] + at : 0, x[j] + at, b, e, c);
-            for (int64_t i = 0; i < c; i++) {
-                const double side = sum[i] >= 0 ? e[i] : -e[i];
-                top[i] += side > 0 ? e[i] : 0;
-                down[i] += side > 0 ? dj : 0;
-            }
+            const double dj = how->d[j];
+            double *restrict v = k <= 4 ? few[j] : e;
+            if (k > 4) terms(how->w[j], m[j] ? m[j] + at : 0, how->from[j], how->to[j], x[j] + at, b, v, c);
+            if (how->join == SYI_JOIN_MAX)
+                for (int64_t i = 0; i < c; i++) {
+                    const double side = sum[i] > 0 ? v[i] : -v[i];
+                    top[i] = side > fabs(top[i]) ? v[i] : top[i];
+                }
+            else
+                for (int64_t i = 0; i < c; i++) {
+                    const double side = sum[i] > 0 ? v[i] : -v[i];
+                    top[i] += side > 0 ? v[i] : 0;
+                    down[i] += side > 0 ? dj : 0;
+                }
         }
-        if (normalize)
+        if (how->join == SYI_JOIN_MEAN)
             for (int64_t i = 0; i < c; i++) out[i] = (float)((double)b[i] + lambda * (top[i] / (down[i] == 0 ? 1 : down[i])));
         else
             for (int64_t i = 0; i < c; i++) out[i] = (float)((double)b[i] + lambda * top[i]);
@@ -210,6 +282,6 @@ static void elect(int k, const float *const *x, const float *const *m, const dou
 
 #define MIX_TABLE(label)                                                                                                    \
     {.name = label, .from_bf16 = from_bf16, .to_bf16 = to_bf16, .finite = finite_all, .set = set, .add = add,               \
-     .add_delta = add_delta, .finish = finish, .pair = pair, .dots = dots, .abs_sum = abs_sum, .keys = keys, .above = above, \
-     .add_masked = add_masked, .elect = elect, .below = below, .pack = pack,  \
+     .add_delta = add_delta, .finish = finish, .pair = pair, .dots = dots, .abs_sums = abs_sums, .keys = keys, .above = above, \
+     .add_masked = add_masked, .add_range = add_range, .pick = pick, .rank = rank, .between = between, .elect = elect, .below = below, .pack = pack,  \
      .unpack = unpack}
