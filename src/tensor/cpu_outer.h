@@ -41,6 +41,14 @@ static inline vf outer_step_f32(vf acc, uint32_t s, vf x)
     return acc + vset(v.f) * x;
 }
 
+/* Asks for the next block of a strip: its rows lie too far apart for the processor to guess. For f32 it was measured to pay,
+ * for bf16 not. */
+static inline void outer_ahead(const void *x, int64_t pitch, int64_t rows, int64_t bytes)
+{
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch((const char *)x + i * pitch + b);
+}
+
 #define X(R) OUTER_TILE(outer_f32, R, outer_step_f32)
 OUTER_RANKS(X)
 #undef X
@@ -67,6 +75,7 @@ static void outer_f32(int64_t k, int64_t r, const uint32_t *s, const float *x, i
     for (int64_t t = 0; t < k; t += OUTER_ROWS) {
         int64_t n = k - t < OUTER_ROWS ? k - t : OUTER_ROWS;
         for (int64_t i = 0; i < n; i++) memcpy(strip + i * OUTER_LD, x + (t + i) * ldx, (size_t)cols * sizeof *strip);
+        if (t + n < k) outer_ahead(x + (t + n) * ldx, ldx * (int64_t)sizeof *x, k - t - n < OUTER_ROWS ? k - t - n : OUTER_ROWS, cols * (int64_t)sizeof *x);
         outer_block_f32(r, n, s + t * r, strip, out, t == 0);
     }
 }
