@@ -41,6 +41,7 @@ void syi_grid_fit(syi_engine *e, const syi_grid *g, const float *w, int64_t n, f
         lo = w[i] < lo ? w[i] : lo;
         hi = w[i] > hi ? w[i] : hi;
     }
+    const double least = (double)lo, most = (double)hi;
     if (lo == 0 && hi == 0) {
         lo = -1;
         hi = 1;
@@ -58,7 +59,7 @@ void syi_grid_fit(syi_engine *e, const syi_grid *g, const float *w, int64_t n, f
     if (!g->clip) return;
     const float top = (float)((1 << g->bits) - 1);
     float best_scale = *scale, best_zero = *zero, last = -1, last_zero = -1;
-    double best = INFINITY;
+    double best = INFINITY, root = INFINITY; /* root: the loss of one number that makes the best sum */
     for (int i = 0; i < STEPS; i++) {
         const float p = 1.0f - (float)i / 100;
         float s, z;
@@ -66,9 +67,11 @@ void syi_grid_fit(syi_engine *e, const syi_grid *g, const float *w, int64_t n, f
         if (s == last && z == last_zero) continue;
         last = s;
         last_zero = z;
+        if (fmax((double)(-s * z) - least, most - (double)(s * (top - z))) > root) continue; /* what an extreme loses is more than the best sum */
         const double err = e->cpu->grid_error(w, n, s, z, top);
         if (err < best) {
             best = err;
+            root = 1.001 * pow(err, 1 / 2.4); /* sums of powers are right to 1e-5 */
             best_scale = s;
             best_zero = z;
         }
