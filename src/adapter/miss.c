@@ -91,10 +91,23 @@ static sy_node *branch(void *self, sy_graph *g, const sy_wrap *at, sy_next next,
     return syi_op_product_add(g, base, s, 0, d, false, 1);
 }
 
+/* On one input: its sums over shards are made once. */
+static bool forward_many(void *self, sy_graph *g, const sy_wrap *const *at, const sy_next *next, int n, sy_node *x, sy_node **out)
+{
+    const miss *m = self;
+    if (m->mode == MODE_BAT || m->mode == MODE_MINI || (m->dropout > 0 && sy_graph_training(g))) return false;
+    sy_node *s = syi_op_shard_sum(g, x, m->rank);
+    for (int i = 0; i < n; i++) out[i] = syi_op_product_add(g, sy_base(g, next[i], x), s, 0, sy_leaf(g, block(at[i])), false, 1);
+    sy_done(g, s);
+    return true;
+}
+
+enum { KEEP_NUMBERS = 1 << 22 }; /* effective weights up to this size stay for backward */
+
 static sy_node *forward(void *self, sy_graph *g, const sy_wrap *at, sy_next next, sy_node *x)
 {
     const miss *m = self;
-    if (m->mode == MODE_BAT) return sy_tiled(g, (sy_next){ next.site, next.depth + 1 }, x, false);
+    if (m->mode == MODE_BAT) return sy_tiled(g, (sy_next){ next.site, next.depth + 1 }, x, at->site->in * at->site->out <= KEEP_NUMBERS);
     return branch(self, g, at, next, x);
 }
 
@@ -193,7 +206,7 @@ static int64_t tile(void *self, const sy_wrap *at)
 {
     const miss *m = self;
     (void)at;
-    return m->mode == MODE_BAT ? m->rank : 1;
+    return m->mode == MODE_BAT ? m->rank : 0;
 }
 
 /* -- out -------------------------------------------------------------------------------- */
@@ -251,5 +264,5 @@ const sy_method sy_method_miss = {
     .peft_defaults = "{\"layers_pattern\":null,\"layers_to_transform\":null,\"modules_to_save\":null,\"exclude_modules\":null}",
     .caps = SY_CAP_LINEAR_IN_X,
     .options = options, .slots = slots, .size = sizeof(miss),
-    .ops = ops, .init = init, .forward = forward, .weight = weight, .tile = tile, .to_lora = to_lora,
+    .ops = ops, .init = init, .forward = forward, .forward_many = forward_many, .weight = weight, .tile = tile, .to_lora = to_lora,
 };

@@ -566,7 +566,7 @@ const sy_method sy_method_randlora = {
              "RandLoRA overfits earlier. The scale is large (20): start with a learning rate some times smaller than LoRA's.",
     .peft_type = "RANDLORA", .peft_lacks = "exclude_modules",
     .peft_defaults = "{\"fan_in_fan_out\":false,\"layers_pattern\":null,\"layers_to_transform\":null,\"modules_to_save\":null}",
-    .caps = SY_CAP_LINEAR_IN_X | SY_CAP_PER_FORWARD,
+    .caps = SY_CAP_LINEAR_IN_X,
     .options = options, .slots = slots, .size = sizeof(randlora), .ops = ops,
     .init = init, .attach = attach, .free = release, .forward = forward, .weight = weight, .config_out = config_out,
 };

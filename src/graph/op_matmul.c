@@ -30,11 +30,45 @@ static sy_status linear_shape(sy_op_call *c, int *n_aux)
     return SY_OK;
 }
 
+/* A weight that is made anew (effective weights, copies of trained ones) is laid into panels
+ * first where there are rows enough to pay for it: a hundredth of the product's time. */
+enum { PANEL_ROWS = 256, PANEL_MOST = 8 << 20, PANEL_PIECE = 1024 };
+
+static bool linear_by_panels(const sy_op_call *c)
+{
+    const sy_tensor *w = c->in[1];
+    return !((const linear_attr *)c->attr)->transposed && c->in[0]->dtype == SY_BF16 && w->dtype == SY_BF16 && sy_tensor_rows(c->in[0]) >= PANEL_ROWS &&
+           w->dim[0] % 64 == 0 && w->dim[1] % 16 == 0 && sy_tensor_count(w) <= PANEL_MOST;
+}
+
+static int64_t linear_scratch(const sy_op_call *c, bool backward)
+{
+    return linear_by_panels(c) && (!backward || c->want[0]) ? sy_tensor_bytes(c->in[1]) : 0;
+}
+
+/* y (+)= x W^T or x W; rows in pieces that stay near the cores. *done false: no such product here. */
+static sy_status linear_panels(sy_op_call *c, const sy_tensor *x, bool transposed, bool add, sy_tensor *y, bool *done)
+{
+    const sy_tensor *w = c->in[1];
+    uint16_t *packed = sy_scratch(c);
+    *done = linear_by_panels(c) && syi_panels_bytes(c->engine, w->dim[0], w->dim[1]) > 0;
+    if (!*done) return SY_OK;
+    SYI_TRY(syi_panels_pack(c->engine, w->dim[0], w->dim[1], w->data, packed));
+    const int64_t rows = sy_tensor_rows(x), zx = sy_tensor_cols(x) * syi_dtype_size(x->dtype), zy = sy_tensor_cols(y) * syi_dtype_size(y->dtype);
+    for (int64_t i = 0; i < rows; i += PANEL_PIECE)
+        SYI_TRY(syi_gemm_panels(c->engine, syi_min(PANEL_PIECE, rows - i), w->dim[0], w->dim[1], x->dtype, (const char *)x->data + i * zx, packed, transposed, add,
+                                y->dtype, (char *)y->data + i * zy));
+    return SY_OK;
+}
+
 static sy_status linear_forward(sy_op_call *c)
 {
     const linear_attr *a = c->attr;
     const sy_tensor *x = c->in[0], *w = c->in[1];
     int64_t n = sy_tensor_cols(c->out);
+    bool done;
+    SYI_TRY(linear_panels(c, x, false, false, c->out, &done));
+    if (done) return SY_OK;
     return syi_gemm(c->engine, sy_tensor_rows(x), n, sy_tensor_cols(x), 1, mat(x, false), mat(w, !a->transposed), 0, c->out->dtype, c->out->data, n);
 }
 
@@ -45,8 +79,11 @@ static sy_status linear_backward(sy_op_call *c)
     int64_t t = sy_tensor_rows(dy);
     if (c->want[0]) {
         int64_t in = sy_tensor_cols(c->in[0]);
-        SYI_TRY(syi_gemm(c->engine, t, in, sy_tensor_cols(dy), 1, mat(dy, false), mat(w, a->transposed), c->add[0], c->din[0]->dtype,
-                         c->din[0]->data, in));
+        bool done = false;
+        if (dy->dtype == SY_BF16) SYI_TRY(linear_panels(c, dy, true, c->add[0], c->din[0], &done));
+        if (!done)
+            SYI_TRY(syi_gemm(c->engine, t, in, sy_tensor_cols(dy), 1, mat(dy, false), mat(w, a->transposed), c->add[0], c->din[0]->dtype,
+                             c->din[0]->data, in));
     }
     if (c->want[1]) {
         const sy_tensor *left = a->transposed ? x : dy, *right = a->transposed ? dy : x;
@@ -71,9 +108,10 @@ static double linear_flops(const sy_op_call *c, bool backward)
 static bool linear_test(int i, sy_op_case *t)
 {
     static const linear_attr attr[] = {{false}, {true}};
-    if (i > 3) return false;
+    if (i > 4) return false;
     *t = (sy_op_case){.what = i & 1 ? "x W" : "x W^T", .n_in = 2, .attr = &attr[i & 1], .attr_size = sizeof *attr};
     int64_t rows = i < 2 ? 6 : 70, in = i < 2 ? 5 : 96, out = i < 2 ? 7 : 80;
+    if (i == 4) rows = PANEL_ROWS, in = 16, out = 64; /* by way of panels */
     t->in[0].dtype = t->in[1].dtype = CASE_ACT;
     t->in[0].rank = t->in[1].rank = 2;
     t->in[0].dim[0] = rows, t->in[0].dim[1] = i & 1 ? out : in;
@@ -84,7 +122,7 @@ static bool linear_test(int i, sy_op_case *t)
 
 const sy_op syi_row_linear = {
     .name = "linear", .min_in = 2, .max_in = 2, .shape = linear_shape, .forward = linear_forward, .backward = linear_backward,
-    .keep = linear_keep, .flops = linear_flops, .test = linear_test,
+    .keep = linear_keep, .scratch = linear_scratch, .flops = linear_flops, .test = linear_test,
 };
 
 sy_node *syi_op_linear(sy_graph *g, sy_node *x, sy_node *w, bool transposed)

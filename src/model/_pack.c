@@ -39,7 +39,7 @@ static bool packable(const sy_model *m, syi_engine *e, const sy_site *s)
         const sy_site *other = &m->sites[k];
         if (other->weight != w) continue;
         for (int i = 0; i < other->n_wraps; i++)
-            if (other->wraps[i].method->weight) return false; /* wants rows of the weight at each step */
+            if (syi_reweights(&other->wraps[i])) return false;
     }
     return s->kind == SY_SITE_LINEAR && w->type == &sy_storage_dense && w->param == NULL &&
            w->slot[0].dtype == SY_BF16 && syi_panels_bytes(e, w->out, w->in) > 0;

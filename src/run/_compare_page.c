@@ -397,6 +397,15 @@ sy_status syi_compare_page(sy_context *ctx, const json_t *result, syi_text *t)
     }
     syi_text_puts(t, "</ul><h2>All methods</h2>");
     table(t, methods);
+    const json_t *steps = json_object_get(asked, "time-steps");
+    const size_t repeats = json_array_size(json_object_get(json_array_get(methods, 0), "timed"));
+    syi_text_puts(t, "<p class=\"note\">");
+    if (json_is_integer(steps) && repeats)
+        syi_text_printf(t, "Times and peak memory were measured apart from the runs: %lld steps of each method in turn, %zu times over; medians. Training time is a run's number of steps "
+                        "times the step, and the start (opening the model, decompositions, passes over the data) and saving added.", (long long)json_integer_value(steps), repeats);
+    else
+        syi_text_puts(t, "Times are those of the runs themselves, with whatever else the machine was doing.");
+    syi_text_puts(t, "</p>");
     SYI_TRY(curves(ctx, methods, t));
     syi_text_puts(t, "<h2>Quality and cost</h2><div class=\"wide\">");
     scatter(t, methods, "trained_parameters", "trained parameters", COUNT, true);

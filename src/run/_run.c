@@ -185,6 +185,9 @@ static int64_t first_cut(const sy_run *run, int64_t tokens, int64_t row, const s
     int64_t want = run->options.micro_tokens;
     for (int i = 0; i < run->n_active; i++)
         if (want == 0 && (run->active[i].method->caps & SY_CAP_PER_FORWARD)) return tokens;
+    for (int i = 0; i < run->model->n_sites && want == 0; i++)
+        for (int k = 0; k < run->model->sites[i].n_wraps; k++)
+            if (syi_reweights(&run->model->sites[i].wraps[k])) return tokens; /* weights are made once a forward */
     if (want == 0 && p->parameters * 4 < p->model) want = 1024;
     return want > 0 && want < tokens ? syi_max(row, want / row * row) : tokens;
 }

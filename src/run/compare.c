@@ -32,7 +32,7 @@ static const sy_option rows[] = {
 
 /* -- what is asked for ---------------------------------------------------------------------- */
 
-static const char *const top_keys[] = {"title", "model", "data", "eval-data", "test-data", "control-data", "seeds", "lr", "match", "budget", "tokens", "choose-tokens", "train", "methods"};
+static const char *const top_keys[] = {"title", "model", "data", "eval-data", "test-data", "control-data", "seeds", "lr", "match", "budget", "tokens", "choose-tokens", "time-steps", "train", "methods"};
 static const char *const method_keys[] = {"name", "adapter", "optimizer", "objective", "trainer", "lr", "match", "settings", "train"};
 
 /* Mappings with '_' and '-' alike: keys are brought to '-'. */
@@ -212,7 +212,7 @@ static sy_status match_rank(compare *c, json_t *m)
             size = now;
             rank = ranks[i];
         }
-        if (now > 16 * budget && rank && ranks[i] > rank) break; /* sizes only grow from here */
+        if (rank && off > best + log(4)) break; /* sizes go one way with the rank: only farther from here */
     }
     if (!rank) return syi_fail(c->ctx, SY_E_USAGE, "%s: method %s works with no rank that was tried", c->spec, text(m, "name"));
     json_object_set_new(json_object_get(m, "settings"), row->name, json_integer((json_int_t)rank));
@@ -261,13 +261,13 @@ static int64_t int_of(const json_t *a, const json_t *b, const char *key, int64_t
     return json_is_number(v) ? (int64_t)json_number_value(v) : otherwise;
 }
 
-static sy_status set_training(compare *c, const json_t *m, double lr, int64_t seed, double tokens, const char *dir, sy_job *train)
+static sy_status set_training(compare *c, const json_t *m, double lr, int64_t seed, double tokens, bool timed, const char *dir, sy_job *train)
 {
     const json_t *shared = json_object_get(c->asked, "train"), *own = json_object_get(m, "train");
     static const char *const kinds[] = {"adapter", "optimizer", "objective", "trainer"};
     SYI_TRY(sy_job_set(train, "model", text(c->asked, "model")));
     SYI_TRY(sy_job_set(train, "data", text(c->asked, "data")));
-    SYI_TRY(sy_job_set(train, "eval-data", text(c->asked, "eval-data")));
+    if (!timed) SYI_TRY(sy_job_set(train, "eval-data", text(c->asked, "eval-data")));
     SYI_TRY(sy_job_set(train, "out", dir));
     for (int i = 0; i < SYI_COUNT(kinds); i++)
         if (text(m, kinds[i])) SYI_TRY(sy_job_set(train, kinds[i], text(m, kinds[i])));
@@ -375,7 +375,7 @@ static sy_status one_run(compare *c, const json_t *m, double lr, int64_t seed, b
         syi_log(c->ctx, SY_LOG_INFO, "compare: %s, lr %g, seed %lld", text(m, "name"), lr, (long long)seed);
         reset_peak();
         st = sy_job_new(c->ctx, "train", &train);
-        if (st == SY_OK) st = set_training(c, m, lr, seed, choice ? few : all, name, train);
+        if (st == SY_OK) st = set_training(c, m, lr, seed, choice ? few : all, false, name, train);
         if (st == SY_OK && begun) st = sy_job_set(train, "resume", name);
         if (st == SY_OK) st = sy_job_run(train);
         json_t *report = st == SY_OK ? json_loads(sy_job_report(train), 0, NULL) : NULL;
@@ -408,6 +408,115 @@ static sy_status one_run(compare *c, const json_t *m, double lr, int64_t seed, b
     syi_progress(c->ctx, &(sy_progress){.what = "compare", .done = c->done, .total = c->planned, .unit = "run"});
     if (st == SY_OK) *out = result;
     else json_decref(result);
+    return st;
+}
+
+/* -- times --------------------------------------------------------------------------------------- */
+
+enum { TIME_REPEATS = 3 };
+
+/* Seconds of the steps but the first, on average, by the run's own log. */
+static double step_seconds(compare *c, const char *dir, double *all)
+{
+    char *path = syi_join(c->ctx, dir, "metrics.jsonl"), *log = NULL;
+    int64_t size = 0, n = 0;
+    double first = 0, last = 0;
+    if (path && syi_read_file(c->ctx, path, 1 << 28, &log, &size) == SY_OK)
+        for (char *line = log; line && *line;) {
+            char *end = strchr(line, '\n');
+            json_t *j = json_loadb(line, end ? (size_t)(end - line) : strlen(line), 0, NULL);
+            if (json_object_get(j, "loss") && json_object_get(j, "elapsed_time")) {
+                last = json_number_value(json_object_get(j, "elapsed_time"));
+                if (n++ == 0) first = last;
+            }
+            json_decref(j);
+            line = end ? end + 1 : NULL;
+        }
+    syi_free(c->ctx, log);
+    syi_free(c->ctx, path);
+    *all = last;
+    return n > 1 ? (last - first) / (double)(n - 1) : NAN;
+}
+
+/* A few steps of a method and nothing else; what they took lies in OUT/times. */
+static sy_status time_once(compare *c, const json_t *m, double lr, int64_t steps, int repeat, json_t **out)
+{
+    char *file = syi_format(c->ctx, "%s/times/%.100s-%d.json", c->out, text(m, "name"), repeat), *dir = syi_format(c->ctx, "%s/times/run", c->out), *old = NULL;
+    const int64_t seed = (int64_t)json_number_value(json_array_get(json_object_get(c->asked, "seeds"), 0));
+    int64_t n;
+    *out = NULL;
+    if (file && dir && syi_exists(file) && syi_read_file(c->ctx, file, 1 << 20, &old, &n) == SY_OK) *out = json_loads(old, 0, NULL);
+    syi_free(c->ctx, old);
+    sy_status st = file && dir ? SY_OK : SY_E_MEMORY;
+    if (!*out && st == SY_OK) {
+        sy_job *train = NULL;
+        st = syi_remove_tree(c->ctx, dir);
+        syi_log(c->ctx, SY_LOG_INFO, "compare: the time of %s", text(m, "name"));
+        reset_peak();
+        const double begin = syi_now();
+        if (st == SY_OK) st = sy_job_new(c->ctx, "train", &train);
+        if (st == SY_OK) st = set_training(c, m, lr, seed, 0, true, dir, train);
+        if (st == SY_OK) st = set_one(c, train, "steps", (double)(steps + 1));
+        if (st == SY_OK) st = sy_job_run(train);
+        json_t *report = st == SY_OK ? json_loads(sy_job_report(train), 0, NULL) : NULL;
+        const double wall = syi_now() - begin;
+        double all = 0;
+        sy_job_free(train);
+        const double one = report ? step_seconds(c, dir, &all) : NAN;
+        if (isfinite(one)) *out = json_pack("{s:f, s:f, s:O}", "step", one, "around", wall - all, "peak_bytes", json_object_get(report, "peak_bytes"));
+        json_decref(report);
+        if (st == SY_OK) st = syi_remove_tree(c->ctx, dir);
+        if (st == SY_OK && *out) st = syi_json_write(c->ctx, file, *out, false);
+    }
+    syi_free(c->ctx, file);
+    syi_free(c->ctx, dir);
+    return st;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median_of(const json_t *list, const char *key)
+{
+    double v[TIME_REPEATS];
+    int n = 0;
+    for (size_t i = 0; i < json_array_size(list) && n < TIME_REPEATS; i++) v[n++] = json_number_value(json_object_get(json_array_get(list, i), key));
+    qsort(v, (size_t)n, sizeof *v, by_size);
+    return n ? v[n / 2] : NAN;
+}
+
+/* The runs may have shared the machine with other work. With time-steps every method's step is
+ * measured again, all methods in turn and that a few times over, and the medians take the place
+ * of the runs' own times and peaks. */
+static sy_status times(compare *c)
+{
+    const int64_t steps = int_of(c->asked, NULL, "time-steps", 0);
+    json_t *entries = json_object_get(c->result, "methods"), *methods = json_object_get(c->asked, "methods");
+    if (steps < 1) return SY_OK;
+    char *dir = syi_join(c->ctx, c->out, "times");
+    sy_status st = dir ? syi_mkdirs(c->ctx, dir) : SY_E_MEMORY;
+    syi_free(c->ctx, dir);
+    json_t *got = json_array();
+    for (size_t i = 0; i < json_array_size(entries); i++) json_array_append_new(got, json_array());
+    for (int k = 0; k < TIME_REPEATS; k++)
+        for (size_t i = 0; i < json_array_size(entries) && st == SY_OK; i++) {
+            json_t *one = NULL;
+            st = time_once(c, json_array_get(methods, i), json_number_value(json_object_get(json_array_get(entries, i), "lr")), steps, k + 1, &one);
+            if (one) json_array_append_new(json_array_get(got, i), one);
+        }
+    for (size_t i = 0; i < json_array_size(entries) && st == SY_OK; i++) {
+        json_t *e = json_array_get(entries, i), *list = json_array_get(got, i), *run = json_array_get(json_object_get(e, "runs"), 0);
+        const double step = median_of(list, "step"), n = json_number_value(json_object_get(run, "steps")), tokens = json_number_value(json_object_get(run, "tokens"));
+        if (json_array_size(list) == 0 || n < 1) continue;
+        json_object_set_new(e, "seconds", json_pack("{s:f, s:f}", "mean", median_of(list, "around") + n * step, "sd", 0.0));
+        json_object_set_new(e, "tokens_per_second", json_pack("{s:f, s:f}", "mean", tokens / n / step, "sd", 0.0));
+        json_object_set_new(e, "peak_bytes", json_pack("{s:f, s:f}", "mean", median_of(list, "peak_bytes"), "sd", 0.0));
+        json_object_set(e, "timed", list);
+    }
+    json_decref(got);
     return st;
 }
 
@@ -527,6 +636,8 @@ static sy_status compare_run(void *self, sy_job *job)
         if (st != SY_OK) return syi_fail_at(c->ctx, st, "compare: %s", text(m, "name"));
         SYI_TRY(write_out(c)); /* what is there so far can be read */
     }
+    SYI_TRY(times(c));
+    SYI_TRY(write_out(c));
     json_object_set(report, "base", base);
     json_object_set(report, "summary", json_object_get(c->result, "summary"));
     json_t *table = json_array();
@@ -556,7 +667,8 @@ const sy_verb sy_verb_compare = {
         "about as much. Writes compare.json and report.html (no external files): loss curves with seed bands, quality against "
         "parameters, memory and time, a table, and what the numbers say. Stop it at any time: the same command goes on.\n\n"
         "Keys of the file: model, data, eval-data, test-data, control-data (a text to see what was forgotten), seeds, lr (one or several), "
-        "tokens, choose-tokens (of each run that chooses a rate; otherwise it is a whole one), match, budget, train (options of the verb train), methods (name, adapter, optimizer, lr, settings, train).",
+        "tokens, choose-tokens (of each run that chooses a rate; otherwise it is a whole one), time-steps (times are then measured apart: "
+        "that many steps of every method in turn, three times), match, budget, train (options of the verb train), methods (name, adapter, optimizer, lr, settings, train).",
     .example = "compare tests/data/compare.yaml --out {tmp}/comparison",
     .options = rows, .size = sizeof(compare), .flags = SY_VERB_NO_MODEL, .run = compare_run, .free = compare_free,
 };

@@ -92,6 +92,9 @@ typedef struct {
     void (*axpy[SYI_T_COUNT])(double a, const void *x, bool add, void *y, int64_t n);
     /* y += x; [type of x][type of y], f32 and bf16 */
     void (*accumulate[2][2])(const void *x, void *y, int64_t n);
+    /* sum[r] += shards of r of x[cols], in order; every shard of y[cols] += z[r] (one type) */
+    void (*shard_sum[2])(const void *x, int64_t cols, int64_t r, float *sum);
+    void (*repeat_add[2])(const void *z, int64_t r, int64_t cols, void *y);
     /* z = x + a*y */
     void (*add[SYI_T_COUNT])(double a, const void *x, const void *y, void *z, int64_t n);
     void (*combine[SYI_T_COUNT])(syi_combination op, double a, const void *x, const void *y, const void *w, bool add, void *z, int64_t n);

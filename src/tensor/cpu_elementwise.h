@@ -59,6 +59,36 @@ static void NAME(accumulate_bf16)(const void *px, void *py, int64_t n)
     if (i < n) vstore_bf16_part(y + i, vload_bf16_part(y + i, n - i) + LOAD_PART(x + i, n - i), n - i);
 }
 
+/* A vector of the sums stays in a register over all shards. */
+static void NAME(shard_sum)(const void *px, int64_t cols, int64_t r, float *sum)
+{
+    const T *x = px;
+    for (int64_t j = 0; j < r; j += VW) {
+        const int64_t width = r - j < VW ? r - j : VW;
+        vf s = vload_f32_part(sum + j, width);
+        for (int64_t c = j; c < cols; c += r) {
+            const int64_t n = cols - c < width ? cols - c : width;
+            s = s + (n == VW ? LOAD(x + c) : LOAD_PART(x + c, n));
+        }
+        vstore_f32_part(sum + j, s, width);
+    }
+}
+
+static void NAME(repeat_add)(const void *pz, int64_t r, int64_t cols, void *py)
+{
+    const T *z = pz;
+    T *y = py;
+    for (int64_t j = 0; j < r; j += VW) {
+        const int64_t width = r - j < VW ? r - j : VW;
+        const vf s = LOAD_PART(z + j, width);
+        for (int64_t c = j; c < cols; c += r) {
+            const int64_t n = cols - c < width ? cols - c : width;
+            if (n == VW) STORE(y + c, LOAD(y + c) + s);
+            else STORE_PART(y + c, LOAD_PART(y + c, n) + s, n);
+        }
+    }
+}
+
 static void NAME(add)(double a, const void *px, const void *py, void *pz, int64_t n)
 {
     const T *x = px, *y = py;

@@ -227,6 +227,7 @@ const syi_cpu CPU_ROW = {
     .adamw = adamw,
     .axpy = BY_TYPE(axpy),
     .accumulate = {{accumulate_f32_f32, accumulate_bf16_f32}, {accumulate_f32_bf16, accumulate_bf16_bf16}},
+    .shard_sum = {shard_sum_f32, shard_sum_bf16}, .repeat_add = {repeat_add_f32, repeat_add_bf16},
     .add = BY_TYPE(add),
     .combine = BY_TYPE(combine),
     .scale_cols = BY_TYPE(scale_cols),

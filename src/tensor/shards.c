@@ -39,7 +39,9 @@ sy_status syi_shard_sum(syi_engine *e, sy_dtype dt, const void *x, int64_t rows,
             if (add && to == tw) memcpy(wide, o + j * zo, (size_t)(n * zo));
             else memset(wide, 0, sizeof(double) * (size_t)n);
             if (add && to != tw) accumulate(e, to, tw, o + j * zo, wide, n);
-            for (int64_t c = j; c < cols; c += r) accumulate(e, t, tw, xr + c * z, wide, syi_min(n, cols - c));
+            if (n == r && tw == SYI_T_F32) e->cpu->shard_sum[t](xr, cols, r, (float *)(void *)wide);
+            else
+                for (int64_t c = j; c < cols; c += r) accumulate(e, t, tw, xr + c * z, wide, syi_min(n, cols - c));
             if (to == SYI_T_BF16) e->cpu->to_bf16((const float *)(const void *)wide, (uint16_t *)(void *)(o + j * zo), n);
             else memcpy(o + j * zo, wide, (size_t)(n * zo));
         }
@@ -52,8 +54,13 @@ sy_status syi_repeat_add(syi_engine *e, sy_dtype dt, const void *z, int64_t rows
     int t, ty;
     SYI_TRY(types(e, "repeat_add", dt, yt, &t, &ty));
     const int64_t sz = sy_dtype_block_bytes(dt), sy = sy_dtype_block_bytes(yt), piece = syi_max(1, SYI_PIECE / syi_max(1, cols));
-    SYI_CUT(e, rows, piece, first, count, for (int64_t row = first; row < first + count; row++)
-        for (int64_t c = 0; c < cols; c += q) accumulate(e, t, ty, (const char *)z + row * q * sz, (char *)y + (row * cols + c) * sy, syi_min(q, cols - c)););
+    SYI_CUT(e, rows, piece, first, count, for (int64_t row = first; row < first + count; row++) {
+        const char *from = (const char *)z + row * q * sz;
+        char *to = (char *)y + row * cols * sy;
+        if (t == ty && t != SYI_T_F64) e->cpu->repeat_add[t](from, q, cols, to);
+        else
+            for (int64_t c = 0; c < cols; c += q) accumulate(e, t, ty, from, to + c * sy, syi_min(q, cols - c));
+    });
     return SY_OK;
 }
 
