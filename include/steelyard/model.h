@@ -116,6 +116,13 @@ typedef struct sy_arch {
      * the last block is the last norm. NULL: cannot be cut (no block-wise calibration).  */
     sy_node *(*piece)(sy_graph *g, sy_model *m, const sy_batch *batch, int block, int part, sy_node *x);
     int parts;
+    /* GGUF says less than config.json: its runtimes know the architecture. from_gguf puts what
+     * such a file leaves out into the config made from its keys (a json_t object). to_gguf
+     * refuses values that such a file cannot say (SY_E_UNSUPPORTED, with what to do), warns of
+     * what runtimes do not use, and may bring values into the form that keys are written from.
+     * NULL: nothing of the kind.                                                           */
+    sy_status (*from_gguf)(sy_context *ctx, void *config_json);
+    sy_status (*to_gguf)(sy_context *ctx, void *config);
 } sy_arch;
 
 /* A folder (made if it is not there) with config.json and model.safetensors of random start

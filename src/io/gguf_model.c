@@ -73,7 +73,7 @@ const sy_arch *syi_arch_of_gguf(const char *name)
 
 /* GGUF has f32 where config.json had a decimal number: the shortest decimal that is
  * the same f32 (9.999999747e-06 becomes 1e-05 again). */
-static double shortest(double v)
+double syi_shortest_f32(double v)
 {
     char text[40];
     if (!isfinite(v) || (double)(float)v != v) return v;
@@ -126,7 +126,7 @@ static bool value_of(const syi_gguf *g, const sy_arch_config *r, const char *key
     *out = NULL;
     switch ((int)r->type) {
     case SY_OPT_INT: if (syi_gguf_int(g, key, &i)) *out = json_integer(i); break;
-    case SY_OPT_FLOAT: if (syi_gguf_float(g, key, &d)) *out = json_real(shortest(d)); break;
+    case SY_OPT_FLOAT: if (syi_gguf_float(g, key, &d)) *out = json_real(syi_shortest_f32(d)); break;
     case SY_OPT_BOOL: if (syi_gguf_bool(g, key, &b)) *out = json_boolean(b); break;
     case SY_OPT_STRING: if (syi_gguf_str(g, key, &s)) *out = json_string(s); break;
     default: break;
@@ -159,75 +159,59 @@ static void flags_from_tensors(const sy_arch *arch, const syi_gguf *g, json_t *c
         const bool there = syi_gguf_find(g, name) != NULL;
         if (there || json_object_get(config, key) == NULL) json_object_set_new(config, key, json_boolean(there));
     }
-    json_object_set_new(config, "tie_word_embeddings", json_boolean(syi_gguf_find(g, "output.weight") == NULL));
+    if (config_row(arch, "tied") != NULL) json_object_set_new(config, "tie_word_embeddings", json_boolean(syi_gguf_find(g, "output.weight") == NULL));
 }
 
-/* What llama3's rule divides the frequency of a wavelength by: 1 for short ones, the
- * factor for long ones, and between them a share of both. */
-typedef struct { double factor, low, high, context; } rope_rule;
-
-static double rope_divisor(const rope_rule *r, double wavelength)
+/* What the config made so far says for a row's field; 0: nothing. */
+static int64_t integer_of(const sy_arch *arch, const json_t *config, const char *field)
 {
-    const double share = (r->context / wavelength - r->low) / (r->high - r->low);
-    if (wavelength < r->context / r->high) return 1;
-    return wavelength > r->context / r->low ? r->factor : 1 / ((1 - share) / r->factor + share);
+    char key[128];
+    const sy_arch_config *r = config_row(arch, field);
+    return r != NULL && written_key(r->keys, key) ? json_integer_value(json_object_get(config, key)) : 0;
 }
 
-static double wavelength_of(double theta, int64_t i, int64_t n)
+static sy_status check_head_dims(sy_context *ctx, const sy_arch *arch, const syi_gguf *g, const char *name, const char *path, json_t *config)
 {
-    return 2 * 3.14159265358979323846 * pow(theta, (double)i / (double)n);
-}
-
-/* llama3's rule is not in the keys: only its divisors are there, as a tensor. The
- * factor follows from the last one; the rest is what all released models have, and
- * then the divisors must come out as they are in the file. */
-static double rounded(double factor)
-{
-    return fabs(factor - round(factor)) < 1e-3 ? round(factor) : shortest((float)factor);
-}
-
-static sy_status rope_from_factors(sy_context *ctx, const sy_entry *e, const char *path, json_t *config)
-{
-    float have[4096];
-    const int64_t n = e->rank == 1 ? e->dim[0] : 0;
-    if (n < 1 || n > SYI_COUNT(have)) return syi_fail(ctx, SY_E_INPUT, "%s: tensor rope_freqs.weight is not a vector", path);
-    SYI_TRY(sy_entry_read_f32(ctx, e, 0, 1, have));
-    const double theta = json_number_value(json_object_get(config, "rope_theta")), longest = wavelength_of(theta, n - 1, n);
-    rope_rule rule = {.factor = have[n - 1], .low = 1, .high = 4, .context = 8192};
-    const double share = (rule.context / longest - rule.low) / (rule.high - rule.low);
-    if (share > 0 && share < 1) rule.factor = (1 - share) / (1 / rule.factor - share);
-    for (int64_t i = 0; i < n; i++) {
-        const double want = rope_divisor(&rule, wavelength_of(theta, i, n));
-        if (!(fabs(want - have[i]) <= 1e-3 * want))
-            return syi_fail(ctx, SY_E_UNSUPPORTED,
-                            "%s: rope_freqs.weight[%lld] is %g; the llama3 rule with factor %g, low 1, high 4 and 8192 positions gives %g: "
-                            "this scaling is not known",
-                            path, (long long)i, (double)have[i], rule.factor, want);
-    }
-    json_t *scaling = json_pack("{s:s,s:f,s:f,s:f,s:i}", "rope_type", "llama3", "factor", rounded(rule.factor), "low_freq_factor",
-                                rule.low, "high_freq_factor", rule.high, "original_max_position_embeddings", (int)rule.context);
-    return json_object_set_new(config, "rope_scaling", scaling) == 0 ? SY_OK : syi_nomem(ctx, 0);
-}
-
-static sy_status check_head_dims(sy_context *ctx, const syi_gguf *g, const char *arch, const char *path, json_t *config)
-{
-    char key[256];
-    int64_t rope = 0, k = 0, v = 0, hidden = 0, heads = 1;
-    arch_key("%s.rope.dimension_count", arch, key);
-    const bool has_rope = syi_gguf_int(g, key, &rope);
-    arch_key("%s.attention.key_length", arch, key);
+    char key[256], head_dim[128];
+    int64_t rope = 0, k = 0, v = 0;
+    arch_key("%s.rope.dimension_count", name, key);
+    const bool has_rope = syi_gguf_int(g, key, &rope) && config_row(arch, "rope_theta") != NULL;
+    arch_key("%s.attention.key_length", name, key);
     const bool has_k = syi_gguf_int(g, key, &k);
-    arch_key("%s.attention.value_length", arch, key);
+    arch_key("%s.attention.value_length", name, key);
     const bool has_v = syi_gguf_int(g, key, &v);
-    hidden = json_integer_value(json_object_get(config, "hidden_size"));
-    heads = json_integer_value(json_object_get(config, "num_attention_heads"));
+    const int64_t hidden = integer_of(arch, config, "hidden"), heads = integer_of(arch, config, "heads");
     if (heads < 1) return SY_OK; /* missing: the rows say so */
     if (!has_k && hidden % heads == 0) k = hidden / heads;
     if ((has_v && v != k) || (has_rope && rope != k))
         return syi_fail(ctx, SY_E_UNSUPPORTED,
                         "%s: heads of %lld channels with values of %lld and positions on %lld: only equal numbers are supported", path,
                         (long long)k, (long long)(has_v ? v : k), (long long)(has_rope ? rope : k));
-    return json_object_set_new(config, "head_dim", json_integer(k)) == 0 ? SY_OK : syi_nomem(ctx, 0);
+    const sy_arch_config *r = config_row(arch, "head_dim");
+    if (r != NULL && written_key(r->keys, head_dim)) return json_object_set_new(config, head_dim, json_integer(k)) == 0 ? SY_OK : syi_nomem(ctx, 0);
+    if (heads * k == hidden) return SY_OK;
+    return syi_fail(ctx, SY_E_UNSUPPORTED, "%s: %lld heads of %lld channels on %lld: the %s architecture has hidden / heads", path, (long long)heads, (long long)k, (long long)hidden,
+                    arch->name);
+}
+
+/* Names of the classes, for heads that have some. */
+static sy_status labels_from(sy_context *ctx, const syi_gguf *g, const char *name, const char *path, json_t *config)
+{
+    char key[256], number[24];
+    arch_key("%s.classifier.output_labels", name, key);
+    const int64_t n = syi_gguf_array(g, key, NULL);
+    json_t *labels = n > 0 ? json_object() : NULL;
+    for (int64_t i = 0; i < n; i++) {
+        const char *s = NULL;
+        int64_t len = 0;
+        json_t *text = syi_gguf_array_str(g, key, i, &s, &len) ? json_stringn(s, (size_t)len) : NULL;
+        snprintf(number, sizeof number, "%lld", (long long)i);
+        if (text == NULL || json_object_set_new(labels, number, text) != 0) {
+            json_decref(labels);
+            return syi_fail(ctx, SY_E_INPUT, "%s: label %lld of %s is not UTF-8 text", path, (long long)i, key);
+        }
+    }
+    return labels == NULL || json_object_set_new(config, "id2label", labels) == 0 ? SY_OK : syi_nomem(ctx, 0);
 }
 
 static void token_ids(const syi_gguf *g, json_t *config, json_t *generation)
@@ -250,30 +234,47 @@ static sy_status fill_config(sy_context *ctx, const sy_arch *arch, const syi_ggu
     char key[256], path_key[128];
     for (const sy_arch_config *r = arch->config; r->field != NULL; r++) {
         json_t *value;
-        if (r->gguf == NULL || !written_key(r->keys, path_key)) continue;
+        if (!written_key(r->keys, path_key)) continue;
+        if (strcmp(r->field, "act") == 0 && !set_path(config, path_key, json_string(r->def))) return syi_nomem(ctx, 0); /* of the architecture: no key says it */
+        if (r->gguf == NULL) continue;
         arch_key(r->gguf, name, key);
         if (!value_of(g, r, key, &value)) continue;
+        if (r->def != NULL && strcmp(r->def, "0") == 0 && json_is_integer(value) && json_integer_value(value) == 0) { /* no window: other readers know that as a key that is missing */
+            json_decref(value);
+            continue;
+        }
         if (!set_path(config, path_key, value)) return syi_nomem(ctx, 0);
     }
     json_t *scaling = json_object_get(config, "rope_scaling");
     const char *type = json_string_value(json_object_get(scaling, "rope_type"));
     if (type == NULL || strcmp(type, "none") == 0) json_object_del(config, "rope_scaling");
-    const sy_entry *table = syi_gguf_find(g, "token_embd.weight"), *factors = syi_gguf_find(g, "rope_freqs.weight");
+    const sy_entry *table = syi_gguf_find(g, "token_embd.weight");
     if (json_object_get(config, "vocab_size") == NULL && table != NULL && table->rank == 2)
         json_object_set_new(config, "vocab_size", json_integer(table->dim[0]));
     const sy_arch_config *theta = config_row(arch, "rope_theta");
     if (json_object_get(config, "rope_theta") == NULL && theta != NULL) json_object_set_new(config, "rope_theta", json_real(strtod(theta->def, NULL)));
-    SYI_TRY(check_head_dims(ctx, g, name, path, config));
+    SYI_TRY(check_head_dims(ctx, arch, g, name, path, config));
     flags_from_tensors(arch, g, config);
-    return factors != NULL ? rope_from_factors(ctx, factors, path, config) : SY_OK;
+    if (arch->head == SY_HEAD_CLASS) SYI_TRY(labels_from(ctx, g, name, path, config));
+    SYI_TRY(syi_rope_from_gguf(ctx, g, name, path, config));
+    return arch->from_gguf != NULL ? arch->from_gguf(ctx, config) : SY_OK;
+}
+
+/* transformers' class: the second of the list where the head of the first is missing. */
+static const char *class_name(const sy_arch *arch, const syi_gguf *g)
+{
+    char name[SYI_MODEL_NAME_MAX];
+    for (const sy_arch_tensor *r = arch->tensors; r->name != NULL; r++)
+        if (r->role == SY_ROLE_HEAD && !(r->flags & SY_TENSOR_TIED) && arch->architectures[1] != NULL && r->gguf != NULL && fill(r->gguf, 0, name) && syi_gguf_find(g, name) == NULL)
+            return arch->architectures[1];
+    return arch->architectures[0];
 }
 
 sy_status syi_config_from_gguf(sy_context *ctx, const sy_arch *arch, const syi_gguf *g, const char *path, json_t **config, json_t **generation)
 {
     const char *name = arch->gguf_arch;
     syi_gguf_str(g, "general.architecture", &name);
-    *config = json_pack("{s:[s],s:s,s:s,s:f,s:b}", "architectures", arch->architectures[0], "model_type", arch->model_types[0], "hidden_act",
-                        "silu", "initializer_range", 0.02, "use_cache", 1);
+    *config = json_pack("{s:[s],s:s,s:f}", "architectures", class_name(arch, g), "model_type", arch->model_types[0], "initializer_range", 0.02);
     *generation = json_object();
     if (*config == NULL || *generation == NULL) return syi_nomem(ctx, 0);
     SYI_TRY(fill_config(ctx, arch, g, name, path, *config));
@@ -283,62 +284,85 @@ sy_status syi_config_from_gguf(sy_context *ctx, const sy_arch *arch, const syi_g
 
 /* -- keys from config ---------------------------------------------------------------------- */
 
-static double float_field(const sy_arch *arch, const void *config, const char *field, double def)
+double syi_arch_float(const sy_arch *arch, const void *config, const char *field, double def)
 {
     const sy_arch_config *r = config_row(arch, field);
     return r != NULL && r->type == SY_OPT_FLOAT ? *(const double *)((const char *)config + r->offset) : def;
 }
 
-static const char *string_field(const sy_arch *arch, const void *config, const char *field)
+const char *syi_arch_string(const sy_arch *arch, const void *config, const char *field)
 {
     const sy_arch_config *r = config_row(arch, field);
     return r != NULL && r->type == SY_OPT_STRING ? *(char *const *)((const char *)config + r->offset) : "";
 }
 
-bool syi_rope_factors(const sy_arch *arch, const void *config, float *out)
-{
-    int64_t dim = 0, context = 0;
-    if (strcmp(string_field(arch, config, "rope_type"), "llama3") != 0 || !syi_arch_field(arch, config, "head_dim", &dim)) return false;
-    syi_arch_field(arch, config, "rope_original_context", &context);
-    const double theta = float_field(arch, config, "rope_theta", 10000);
-    const rope_rule rule = {float_field(arch, config, "rope_factor", 1), float_field(arch, config, "rope_low_freq", 1),
-                            float_field(arch, config, "rope_high_freq", 4), (double)context};
-    for (int64_t i = 0; i < dim / 2; i++) out[i] = (float)rope_divisor(&rule, wavelength_of(theta, i, dim / 2));
-    return true;
-}
-
-/* Fields whose keys depend on others, or that loaders derive. */
+/* Fields whose keys depend on others: gguf_rope.c has them, or they are written below. */
 static bool written_by_hand(const char *field)
 {
-    return syi_starts(field, "rope_") || strcmp(field, "head_dim") == 0 || strcmp(field, "sliding_window") == 0;
+    static const char *const fields[] = {"rope_theta", "rope_type", "rope_factor", "rope_attention_factor", "rope_original_context", "head_dim", "sliding_window"};
+    for (int i = 0; i < SYI_COUNT(fields); i++)
+        if (strcmp(field, fields[i]) == 0) return true;
+    return false;
 }
 
-sy_status syi_config_to_gguf(syi_gguf_writer *w, const sy_arch *arch, const void *config)
+static sy_status put_value(syi_gguf_writer *w, const sy_arch *arch, const void *config, const sy_arch_config *r)
 {
     char key[256];
     int64_t i = 0;
-    for (const sy_arch_config *r = arch->config; r->field != NULL; r++) {
-        if (r->gguf == NULL || written_by_hand(r->field)) continue;
-        arch_key(r->gguf, arch->gguf_arch, key);
-        if (r->type == SY_OPT_FLOAT) SYI_TRY(syi_gguf_put_f32(w, key, (float)float_field(arch, config, r->field, 0)));
-        else if (r->type == SY_OPT_STRING) SYI_TRY(syi_gguf_put_str(w, key, string_field(arch, config, r->field), -1));
-        else if (syi_arch_field(arch, config, r->field, &i) && r->type == SY_OPT_BOOL) SYI_TRY(syi_gguf_put_bool(w, key, i != 0));
-        else SYI_TRY(syi_gguf_put_u32(w, key, (uint32_t)i));
+    arch_key(r->gguf, arch->gguf_arch, key);
+    if (r->type == SY_OPT_FLOAT) {
+        const double v = syi_arch_float(arch, config, r->field, 0);
+        return v == 0 ? SY_OK : syi_gguf_put_f32(w, key, (float)v); /* 0 (of caps): there is none */
     }
-    if (syi_arch_field(arch, config, "head_dim", &i)) {
-        static const char *const lengths[] = {"%s.rope.dimension_count", "%s.attention.key_length", "%s.attention.value_length"};
-        for (int k = 0; k < SYI_COUNT(lengths); k++) {
-            arch_key(lengths[k], arch->gguf_arch, key);
-            SYI_TRY(syi_gguf_put_u32(w, key, (uint32_t)i));
-        }
+    if (r->type == SY_OPT_STRING) return syi_gguf_put_str(w, key, syi_arch_string(arch, config, r->field), -1);
+    syi_arch_field(arch, config, r->field, &i);
+    if (r->type == SY_OPT_BOOL) return syi_gguf_put_bool(w, key, i != 0);
+    return syi_gguf_put_u32(w, key, (uint32_t)i);
+}
+
+static sy_status put_labels(sy_context *ctx, syi_gguf_writer *w, const sy_arch *arch, const void *config, const json_t *json)
+{
+    char key[256], number[24], none[32];
+    int64_t n = 0;
+    syi_text all;
+    if (!syi_arch_field(arch, config, "labels", &n) || n < 1) return SY_OK;
+    const char **label = syi_calloc(ctx, (size_t)n, sizeof *label);
+    int64_t *len = syi_calloc(ctx, (size_t)n, sizeof *len);
+    syi_text_init(&all, ctx, (int64_t)1 << 30);
+    for (int64_t i = 0; label != NULL && len != NULL && i < n; i++) { /* one text; pointers once it moves no more */
+        snprintf(number, sizeof number, "%lld", (long long)i);
+        snprintf(none, sizeof none, "LABEL_%lld", (long long)i);
+        const char *text = json_string_value(json_object_get(json_object_get(json, "id2label"), number));
+        if (text == NULL) text = none;
+        len[i] = (int64_t)strlen(text);
+        syi_text_puts(&all, text);
+    }
+    sy_status st = label == NULL || len == NULL || all.failed ? sy_error_code(ctx) : SY_OK;
+    for (int64_t i = 0, at = 0; st == SY_OK && i < n; at += len[i++]) label[i] = all.s + at;
+    arch_key("%s.classifier.output_labels", arch->gguf_arch, key);
+    if (st == SY_OK) st = syi_gguf_put_strs(w, key, n, label, len);
+    syi_text_free(&all);
+    syi_free(ctx, label);
+    syi_free(ctx, len);
+    return st;
+}
+
+sy_status syi_config_to_gguf(sy_context *ctx, syi_gguf_writer *w, const sy_arch *arch, void *config, const json_t *json, bool classes)
+{
+    char key[256];
+    int64_t head = 0;
+    if (arch->to_gguf != NULL) SYI_TRY(arch->to_gguf(ctx, config));
+    for (const sy_arch_config *r = arch->config; r->field != NULL; r++)
+        if (r->gguf != NULL && !written_by_hand(r->field)) SYI_TRY(put_value(w, arch, config, r));
+    if (classes) SYI_TRY(put_labels(ctx, w, arch, config, json));
+    if (config_row(arch, "rope_theta") == NULL) return SY_OK;
+    syi_arch_field(arch, config, "head_dim", &head);
+    static const char *const lengths[] = {"%s.rope.dimension_count", "%s.attention.key_length", "%s.attention.value_length"};
+    for (int k = 0; k < SYI_COUNT(lengths); k++) {
+        arch_key(lengths[k], arch->gguf_arch, key);
+        SYI_TRY(syi_gguf_put_u32(w, key, (uint32_t)head));
     }
     arch_key("%s.rope.freq_base", arch->gguf_arch, key);
-    SYI_TRY(syi_gguf_put_f32(w, key, (float)float_field(arch, config, "rope_theta", 10000)));
-    if (strcmp(string_field(arch, config, "rope_type"), "linear") == 0) {
-        arch_key("%s.rope.scaling.type", arch->gguf_arch, key);
-        SYI_TRY(syi_gguf_put_str(w, key, "linear", -1));
-        arch_key("%s.rope.scaling.factor", arch->gguf_arch, key);
-        SYI_TRY(syi_gguf_put_f32(w, key, (float)float_field(arch, config, "rope_factor", 1)));
-    }
-    return SY_OK;
+    SYI_TRY(syi_gguf_put_f32(w, key, (float)syi_arch_float(arch, config, "rope_theta", 10000)));
+    return syi_rope_keys(w, arch, config);
 }

@@ -346,8 +346,10 @@ static const json_t *template_of(const json_t *post)
 /* Does encoding add a token at that end? */
 static bool adds(const syi_source *s, const char *key, bool front)
 {
-    const json_t *single = template_of(json_object_get(s->tokenizer, "post_processor"));
+    const json_t *post = json_object_get(s->tokenizer, "post_processor"), *single = template_of(post);
+    const char *type = json_string_value(json_object_get(post, "type"));
     const size_t n = json_array_size(single);
+    if (type != NULL && (strcmp(type, "RobertaProcessing") == 0 || strcmp(type, "BertProcessing") == 0)) return true; /* both ends, always */
     if (n > 0) return json_object_get(json_array_get(single, front ? 0 : n - 1), "SpecialToken") != NULL;
     return json_is_true(json_object_get(s->tokenizer_config, key));
 }
@@ -403,7 +405,7 @@ sy_status syi_tokenizer_to_gguf(syi_gguf_writer *w, const syi_source *s, int64_t
     if (g != NULL) { /* from GGUF to GGUF: as they are */
         for (int64_t i = 0; i < syi_gguf_keys(g); i++) {
             const char *key = syi_gguf_key(g, i, NULL);
-            if (syi_starts(key, "tokenizer.")) SYI_TRY(syi_gguf_copy_key(w, g, key));
+            if (syi_starts(key, "tokenizer.") && !syi_gguf_has_key(w, key)) SYI_TRY(syi_gguf_copy_key(w, g, key));
         }
         return SY_OK;
     }

@@ -30,7 +30,8 @@ syi_gguf_choice syi_gguf_choose(int asked, const sy_entry *e, const sy_arch_tens
     const int64_t cols = e->rank > 0 ? e->dim[e->rank - 1] : 1;
     const bool outer = row != NULL && (row->role == SY_ROLE_EMBED || row->role == SY_ROLE_HEAD);
     const bool matrix = row == NULL || outer || (row->flags & (SY_TENSOR_LINEAR | SY_TENSOR_EMBED)) != 0;
-    if (e->rank < 2 || t == SY_F64) return (syi_gguf_choice){SY_F32, SYI_GGUF_VECTOR};
+    const bool table = row != NULL && !outer && (row->flags & SY_TENSOR_EMBED) != 0; /* of positions or kinds: loaders add its rows to F32 */
+    if (e->rank < 2 || t == SY_F64 || table) return (syi_gguf_choice){SY_F32, SYI_GGUF_VECTOR};
     if (sy_dtype_block_len(t) == 1 || asked < 0) return (syi_gguf_choice){t, SYI_GGUF_AS_ASKED};
     if (!matrix) return (syi_gguf_choice){SY_F32, SYI_GGUF_VECTOR};
     const sy_dtype want = outer && bits_of(t) < bits_of(SY_Q6_K) ? SY_Q6_K : t, fit = fitting(want, cols);

@@ -143,6 +143,15 @@ sy_status syi_source_to_gguf(syi_source *s, const char *file, syi_export *how);
 /* What lies around the weights in a folder (config.json, tokenizer, templates), into `dir`. */
 sy_status syi_source_files(syi_source *s, const char *dir, syi_export *how);
 
+/* -- pooling.c: sentence encoders ----------------------------------------------------*/
+/* How states of tokens become one vector. tokens: the longest text, 0: not said. stated: a
+ * file says so (else: the mean). model: a folder or a GGUF. */
+enum { SYI_POOL_MEAN, SYI_POOL_CLS, SYI_POOL_MAX, SYI_POOL_LAST };
+typedef struct { int kind; bool normalize, stated; int64_t tokens; } syi_pooling;
+sy_status syi_pooling_read(sy_context *ctx, const char *model, syi_pooling *out);
+/* modules.json and what it names, into the folder of a model. */
+sy_status syi_pooling_write(sy_context *ctx, const char *dir, const syi_pooling *how, int64_t hidden);
+
 /* -- adapter_dir.c: PEFT folders ----------------------------------------------*/
 typedef struct {
     sy_context *ctx;

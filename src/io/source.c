@@ -155,7 +155,7 @@ static sy_status rename_tensors(syi_source *s, sy_checkpoint *ck, const void *co
     for (int64_t i = 0; i < syi_gguf_tensors(g); i++) {
         sy_entry e = *syi_gguf_tensor(g, i);
         char name[SYI_MODEL_NAME_MAX];
-        if (strcmp(e.name, "rope_freqs.weight") == 0) continue; /* became rope_scaling */
+        if (syi_rope_is_part(e.name)) continue; /* became rope_scaling */
         const sy_arch_tensor *row = syi_name_from_gguf(s->arch, e.name, name);
         if (row == NULL)
             return syi_fail(s->ctx, SY_E_UNSUPPORTED, "%s: tensor %s is not part of the %s architecture as known here", s->path, e.name,

@@ -25,11 +25,38 @@ const sy_arch *syi_arch_of_gguf(const char *name);
 /* config.json and generation_config.json from GGUF's keys. New references. */
 sy_status syi_config_from_gguf(sy_context *ctx, const sy_arch *arch, const syi_gguf *g, const char *path, json_t **config,
                                json_t **generation);
-/* Keys that describe the architecture. `config` is the struct of arch's rows. */
-sy_status syi_config_to_gguf(syi_gguf_writer *w, const sy_arch *arch, const void *config);
-/* RoPE's frequency divisors [head_dim/2] of the llama3 rule; false: that config has
- * no such rule. */
-bool syi_rope_factors(const sy_arch *arch, const void *config, float *out);
+/* Keys that describe the architecture. `config` is the struct of arch's rows, made from
+ * `json`; classes: names of the head's classes belong to it. SY_E_UNSUPPORTED: the config
+ * says something that GGUF cannot. */
+sy_status syi_config_to_gguf(sy_context *ctx, syi_gguf_writer *w, const sy_arch *arch, void *config, const json_t *json, bool classes);
+/* A field of the rows' struct; def or "": there is no such row. */
+double syi_arch_float(const sy_arch *arch, const void *config, const char *field, double def);
+const char *syi_arch_string(const sy_arch *arch, const void *config, const char *field);
+/* The shortest decimal that is the same f32. */
+double syi_shortest_f32(double v);
+
+/* -- gguf_rope.c ----------------------------------------------------------------- */
+
+/* Puts rope_scaling into the config made from keys, where tensors hold divisors of the
+ * frequencies. arch: general.architecture. */
+sy_status syi_rope_from_gguf(sy_context *ctx, const syi_gguf *g, const char *arch, const char *path, json_t *config);
+/* Is it one of those tensors? */
+bool syi_rope_is_part(const char *name);
+/* The tensors that a config needs: none for plain rotation. */
+enum { SYI_ROPE_VECTORS = 2 };
+typedef struct { const char *name; int64_t n; const float *values; } syi_rope_vector;
+sy_status syi_rope_to_gguf(sy_context *ctx, const sy_arch *arch, const void *config, const json_t *json, syi_arena *arena, syi_rope_vector out[SYI_ROPE_VECTORS],
+                           int *n);
+/* ... and the keys beside freq_base. */
+sy_status syi_rope_keys(syi_gguf_writer *w, const sy_arch *arch, const void *config);
+
+/* -- pooling.c -------------------------------------------------------------------- */
+
+/* Keys of an encoder: that it reads in both directions, and how it pools. model: where it
+ * comes from; classes: its head sorts into some. */
+sy_status syi_pooling_to_gguf(sy_context *ctx, syi_gguf_writer *w, const char *arch, const char *model, bool classes);
+/* ... and for a model folder that is copied: modules.json and what it names. */
+sy_status syi_pooling_copy(sy_context *ctx, const char *from, const char *to);
 
 /* -- gguf_tokenizer.c ------------------------------------------------------------ */
 

@@ -268,7 +268,7 @@ static sy_status copy_beside(job *j, const char *dir)
 {
     static const char *const names[] = {"generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
                                         "added_tokens.json", "chat_template.jinja", "chat_template.json", "vocab.json", "merges.txt",
-                                        "tokenizer.model", "LICENSE"};
+                                        "tokenizer.model", "preprocessor_config.json", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "LICENSE"};
     for (int i = 0; i < SYI_COUNT(names); i++) {
         char *from = syi_join(j->ctx, j->s->path, names[i]), *to = syi_join(j->ctx, dir, names[i]);
         sy_status status = from == NULL || to == NULL ? sy_error_code(j->ctx) : SY_OK;
@@ -277,7 +277,15 @@ static sy_status copy_beside(job *j, const char *dir)
         syi_free(j->ctx, to);
         SYI_TRY(status);
     }
-    return SY_OK;
+    return syi_pooling_copy(j->ctx, j->s->path, dir);
+}
+
+/* What a GGUF says about pooling, as sentence-transformers' files. */
+static sy_status write_pooling(job *j, const char *dir)
+{
+    syi_pooling how;
+    SYI_TRY(syi_pooling_read(j->ctx, j->s->path, &how));
+    return how.stated ? syi_pooling_write(j->ctx, dir, &how, json_integer_value(json_object_get(j->s->config, "hidden_size"))) : SY_OK;
 }
 
 static sy_status write_files(job *j, const char *dir)
@@ -286,6 +294,7 @@ static sy_status write_files(job *j, const char *dir)
     if (!j->s->gguf) return copy_beside(j, dir);
     SYI_TRY(write_json_file(j, dir, "generation_config.json", j->s->generation));
     SYI_TRY(write_json_file(j, dir, "tokenizer.json", j->s->tokenizer));
+    SYI_TRY(write_pooling(j, dir));
     return write_json_file(j, dir, "tokenizer_config.json", j->s->tokenizer_config);
 }
 
@@ -341,6 +350,7 @@ typedef struct {
     syi_gguf_reason why;
     int64_t heads;        /* > 0: rows go out permuted                               */
     float shift;          /* added to every number                                   */
+    int64_t skip;         /* rows at the beginning that stay out                     */
     bool raw;             /* bytes as they are                                       */
 } item;
 
@@ -362,8 +372,11 @@ static sy_status plan_tensor(job *j, const void *config, const sy_entry *e, item
         return syi_fail(ctx, SY_E_INPUT, "%s: tensor %s: %lld rows are not %lld heads of an even size", j->s->path, e->name,
                         (long long)(e->rank > 0 ? e->dim[0] : 0), (long long)out->heads);
     out->shift = row->flags & SY_TENSOR_FROM_ONE ? 1 : 0;
+    if (row->role == SY_ROLE_POSITION) syi_arch_field(arch, config, "first_position", &out->skip);
+    if (out->skip > 0 && (e->rank != 2 || e->dim[0] <= out->skip))
+        return syi_fail(ctx, SY_E_INPUT, "%s: tensor %s: more than %lld rows were expected", j->s->path, e->name, (long long)out->skip);
     out->raw = is_given(j, e) ? (int64_t)e->permute_heads == out->heads
-                              : j->how->rows == NULL && out->dtype == e->dtype && !e->transposed && out->shift + e->shift == 0 && (int64_t)e->permute_heads == out->heads;
+                              : j->how->rows == NULL && out->dtype == e->dtype && !e->transposed && out->skip == 0 && out->shift + e->shift == 0 && (int64_t)e->permute_heads == out->heads;
     if (!out->raw && !syi_can_write(out->dtype))
         return syi_fail(ctx, SY_E_UNSUPPORTED, "tensor %s: %s is read but not written; ask for another type (--dtype f16, q8_0, q4_k ...)", e->name,
                         sy_dtype_name(out->dtype));
@@ -384,7 +397,7 @@ static sy_status put_item(job *j, syi_gguf_writer *w, const item *it)
 {
     const sy_entry *e = it->e;
     const bool vector = e->rank < 2;
-    const int64_t rows = vector && it->heads > 0 ? syi_entry_cols(e) : syi_entry_rows(e);
+    const int64_t rows = vector && it->heads > 0 ? syi_entry_cols(e) : syi_entry_rows(e) - it->skip;
     const int64_t cols = vector && it->heads > 0 ? 1 : syi_entry_cols(e);
     const int64_t len = sy_dtype_block_len(it->dtype), bytes = rows * cols / len * sy_dtype_block_bytes(it->dtype);
     if (rows == 0 || cols == 0) return tensor_done(j, 0);
@@ -406,7 +419,7 @@ static sy_status put_item(job *j, syi_gguf_writer *w, const item *it)
     for (int64_t row = 0; row < rows; row += step) {
         const int64_t n = syi_min(step, rows - row);
         float *f = j->buffer, *out = f;
-        SYI_TRY(rows_f32(j, e, row, n, f));
+        SYI_TRY(rows_f32(j, e, it->skip + row, n, f));
         for (int64_t i = 0; it->shift != 0 && i < n * cols; i++) f[i] += it->shift;
         if (it->heads > 0) {
             out = f + n * cols;
@@ -450,6 +463,9 @@ static sy_status plan_all(job *j, const void *config, item *items, int64_t *out_
         if (e == NULL) continue;
         if (syi_ends(e->name, "rotary_emb.inv_freq")) continue; /* left in by old exporters; computed from the config */
         if (tied && strcmp(e->name, "lm_head.weight") == 0) continue;
+        char scratch[SYI_MODEL_NAME_MAX];
+        const sy_arch_tensor *row = syi_name_row(j->s->arch, e->name, scratch);
+        if (row != NULL && (row->flags & SY_TENSOR_COUNTER)) continue; /* nobody needs it */
         SYI_TRY(plan_tensor(j, config, e, &items[n]));
         n++;
     }
@@ -478,29 +494,46 @@ static sy_status count_only(job *j, const item *items, int64_t n)
     return SY_OK;
 }
 
-static sy_status write_gguf(job *j, syi_gguf_writer *w, const void *config, item *items)
+/* Has the model a head that sorts into classes? */
+static bool has_classes(const job *j, const item *items, int64_t n)
+{
+    char scratch[SYI_MODEL_NAME_MAX];
+    for (int64_t i = 0; i < n && j->s->arch->head == SY_HEAD_CLASS; i++) {
+        const sy_arch_tensor *row = syi_name_row(j->s->arch, items[i].e->name, scratch);
+        if (row != NULL && row->role == SY_ROLE_HEAD) return true;
+    }
+    return false;
+}
+
+static sy_status write_gguf(job *j, syi_gguf_writer *w, void *config, syi_arena *arena, item *items)
 {
     const sy_arch *arch = j->s->arch;
-    int64_t n = 0, vocab = 0, dim = 0;
-    float factors[4096];
+    const json_t *json = j->how->config != NULL ? j->how->config : j->s->config;
+    int64_t n = 0, vocab = 0;
+    syi_rope_vector rope[SYI_ROPE_VECTORS];
+    int ropes = 0;
     SYI_TRY(plan_all(j, config, items, &n));
     SYI_TRY(put_general(j, w, most_of(items, n)));
-    SYI_TRY(syi_config_to_gguf(w, arch, config));
+    const bool classes = has_classes(j, items, n);
+    SYI_TRY(syi_config_to_gguf(j->ctx, w, arch, config, json, classes));
+    if (arch->head == SY_HEAD_CLASS) SYI_TRY(syi_pooling_to_gguf(j->ctx, w, arch->gguf_arch, j->s->path, classes));
     syi_arch_field(arch, config, "vocab", &vocab);
-    syi_arch_field(arch, config, "head_dim", &dim);
     SYI_TRY(syi_source_tokenizer(j->s));
     SYI_TRY(syi_tokenizer_to_gguf(w, j->s, vocab));
-    const bool rope = dim / 2 <= SYI_COUNT(factors) && syi_rope_factors(arch, config, factors);
-    if (rope) SYI_TRY(syi_gguf_declare(w, "rope_freqs.weight", SY_F32, 1, (const int64_t[]){dim / 2}));
+    SYI_TRY(syi_rope_to_gguf(j->ctx, arch, config, json, arena, rope, &ropes));
+    for (int i = 0; i < ropes; i++) SYI_TRY(syi_gguf_declare(w, rope[i].name, SY_F32, 1, &rope[i].n));
     for (int64_t i = 0; i < n; i++) {
-        SYI_TRY(syi_gguf_declare(w, items[i].name, items[i].dtype, items[i].e->rank, items[i].e->dim));
+        int64_t dim[SY_MAX_RANK];
+        memcpy(dim, items[i].e->dim, sizeof dim);
+        dim[0] -= items[i].skip;
+        SYI_TRY(syi_gguf_declare(w, items[i].name, items[i].dtype, items[i].e->rank, dim));
         j->how->types[items[i].dtype][items[i].why]++;
     }
     syi_gguf_split(w, j->how->shard_bytes);
     if (j->how->dry) return count_only(j, items, n);
     SYI_TRY(syi_gguf_begin(w));
     j->how->files = syi_gguf_files(w);
-    if (rope) SYI_TRY(syi_gguf_put_rows(w, "rope_freqs.weight", 0, 1, factors));
+    for (int i = 0; i < ropes; i++) SYI_TRY(syi_gguf_put_rows(w, rope[i].name, 0, 1, rope[i].values));
     j->total = n;
     const sy_checkpoint *ck = j->s->tensors;
     for (int64_t i = 0; i < n; i++) {
@@ -520,6 +553,8 @@ sy_status syi_source_to_gguf(syi_source *s, const char *file, syi_export *how)
     void *config = NULL;
     sy_status status;
     SYI_TRY(check_export(s, how));
+    if (s->arch->gguf_arch == NULL)
+        return syi_fail(ctx, SY_E_UNSUPPORTED, "%s: GGUF has no architecture for %s models; give OUT the name of a folder instead", s->path, s->arch->name);
     SYI_TRY_TO(done, status, begin_job(&j, 0));
     SYI_TRY_TO(done, status, syi_arena_new(ctx, 4096, &arena));
     SYI_TRY_TO(done, status, syi_arch_config(ctx, s->arch, how->config != NULL ? how->config : s->config, arena, &config));
@@ -529,7 +564,7 @@ sy_status syi_source_to_gguf(syi_source *s, const char *file, syi_export *how)
         goto done;
     }
     SYI_TRY_TO(done, status, syi_gguf_writer_new(ctx, file, &w));
-    SYI_TRY_TO(done, status, write_gguf(&j, w, config, items));
+    SYI_TRY_TO(done, status, write_gguf(&j, w, config, arena, items));
     if (!how->dry) {
         status = syi_gguf_end(w);
         w = NULL;

@@ -244,7 +244,8 @@ static sy_status bert_put(syi_gguf_writer *w, syi_vocab_table *t, syi_arena *are
         t->token[id] = syi_starts(s, "##") && n > 2 ? s + 2 : syi_arena_format(arena, SPACE "%s", s);
         if (t->token[id] == NULL) return sy_error_code(t->ctx);
     }
-    return json_is_integer(types) ? syi_gguf_put_u32(w, KEY "token_type_count", (uint32_t)json_integer_value(types)) : SY_OK;
+    if (!json_is_integer(types) || syi_gguf_has_key(w, KEY "token_type_count")) return SY_OK;
+    return syi_gguf_put_u32(w, KEY "token_type_count", (uint32_t)json_integer_value(types));
 }
 
 /* -- the rows ---------------------------------------------------------------------------------- */

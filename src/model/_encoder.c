@@ -39,7 +39,8 @@ sy_status syi_encoder_check(sy_context *ctx, void *config, const void *config_js
     if (c->vocab < 1 || c->vocab > INT32_MAX || c->types < 1 || c->types > 1 << 16 || c->positions <= c->layout->first_position || c->positions > 1 << 24)
         return syi_fail(ctx, SY_E_INPUT, "config: vocab_size %lld, type_vocab_size %lld, max_position_embeddings %lld are out of range", (long long)c->vocab, (long long)c->types,
                         (long long)c->positions);
-    c->context = c->positions - c->layout->first_position;
+    c->first_position = c->layout->first_position;
+    c->context = c->positions - c->first_position;
     return SY_OK;
 }
 

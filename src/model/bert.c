@@ -16,7 +16,7 @@ static const sy_arch_config config[] = {
     {"vocab", "vocab_size", "%s.vocab_size", SY_OPT_INT, SYI_ENC(vocab), NULL},
     {"positions", "max_position_embeddings", "%s.context_length", SY_OPT_INT, SYI_ENC(positions), "512"},
     {"context", "", NULL, SY_OPT_INT, SYI_ENC(context), "0"},
-    {"types", "type_vocab_size", "%s.token_type_count", SY_OPT_INT, SYI_ENC(types), "2"},
+    {"types", "type_vocab_size", "tokenizer.ggml.token_type_count", SY_OPT_INT, SYI_ENC(types), "2"},
     {NULL, NULL, NULL, SY_OPT_INT, 0, NULL},
 };
 
@@ -34,10 +34,10 @@ static const sy_arch_tensor tensors[] = {
     SYI_ENCODER_LINEAR(BLOCK "intermediate.dense", "blk.%d.ffn_up", "ffn", "hidden", SY_ROLE_UP),
     SYI_ENCODER_LINEAR(BLOCK "output.dense", "blk.%d.ffn_down", "hidden", "ffn", SY_ROLE_DOWN),
     SYI_ENCODER_NORM(BLOCK "output.LayerNorm", "blk.%d.layer_output_norm"),
-    {"bert.pooler.dense.weight", NULL, "hidden,hidden", SY_ROLE_FC, SY_TENSOR_OPTIONAL | SY_TENSOR_LINEAR, NULL},
-    {"bert.pooler.dense.bias", NULL, "hidden", SY_ROLE_BIAS, SY_TENSOR_OPTIONAL, NULL},
-    {"classifier.weight", NULL, "labels,hidden", SY_ROLE_HEAD, SY_TENSOR_OPTIONAL | SY_TENSOR_LINEAR, NULL},
-    {"classifier.bias", NULL, "labels", SY_ROLE_BIAS, SY_TENSOR_OPTIONAL, NULL},
+    {"bert.pooler.dense.weight", "cls.weight", "hidden,hidden", SY_ROLE_FC, SY_TENSOR_OPTIONAL | SY_TENSOR_LINEAR, NULL},
+    {"bert.pooler.dense.bias", "cls.bias", "hidden", SY_ROLE_BIAS, SY_TENSOR_OPTIONAL, NULL},
+    {"classifier.weight", "cls.output.weight", "labels,hidden", SY_ROLE_HEAD, SY_TENSOR_OPTIONAL | SY_TENSOR_LINEAR, NULL},
+    {"classifier.bias", "cls.output.bias", "labels", SY_ROLE_BIAS, SY_TENSOR_OPTIONAL, NULL},
     {NULL, NULL, NULL, SY_ROLE_NONE, 0, NULL},
 };
 
@@ -49,13 +49,14 @@ static sy_status check(sy_context *ctx, void *values, const void *config_json)
 
 static const char *const model_types[] = {"bert", NULL};
 static const char *const architectures[] = {"BertForSequenceClassification", "BertModel", NULL};
-static const char *const gguf_archs[] = {NULL};
+static const char *const gguf_archs[] = {"bert", NULL};
 
 const sy_arch sy_arch_bert = {
     .name = "bert",
     .model_types = model_types,
     .architectures = architectures,
     .prefix = "bert.",
+    .gguf_arch = "bert",
     .gguf_archs = gguf_archs,
     .config = config,
     .config_size = sizeof(syi_encoder_config),

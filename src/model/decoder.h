@@ -67,4 +67,20 @@ bool syi_decoder_rope(const syi_decoder_config *c, int table, float *inverse, fl
 int syi_decoder_rope_of(const syi_decoder_config *c, int block, int64_t positions);
 extern const syi_decoder_layout syi_decoder_llama_layout;
 
+/* -- GGUF (src/model/_decoder_gguf.c) -------------------------------------------------- */
+
+struct json_t;
+/* sy_arch.to_gguf of those that llama.cpp runs like Llama: SiLU, and a warning about windows. */
+sy_status syi_decoder_to_gguf(sy_context *ctx, void *config);
+/* SY_E_UNSUPPORTED unless the activation is that one. */
+sy_status syi_decoder_gguf_act(sy_context *ctx, const syi_decoder_config *c, const char *act, const char *arch);
+/* Warns if a layer has a window. */
+void syi_decoder_gguf_no_window(sy_context *ctx, const syi_decoder_config *c, const char *arch);
+/* Layers without a window are every so many; 1: none has one; 0: they come in another order. */
+int64_t syi_decoder_window_period(const syi_decoder_config *c);
+/* Gemma: query_pre_attn_scalar, which no key holds. largest: layers of the family's largest
+ * model, where it is hidden / heads and not head_dim. */
+sy_status syi_gemma_from_gguf(sy_context *ctx, struct json_t *config_json, int64_t largest);
+sy_status syi_gemma_gguf_scale(sy_context *ctx, const syi_decoder_config *c, int64_t largest);
+
 #endif

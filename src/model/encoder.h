@@ -20,6 +20,7 @@ typedef struct {
 
 typedef struct {
     int64_t hidden, layers, heads, head_dim, ffn, vocab, positions, context, types, labels;
+    int64_t first_position;      /* derived: the layout's                                     */
     int64_t image, channels, patch, tokens; /* tokens: an image's, the class token too        */
     double norm_eps;
     char *act;

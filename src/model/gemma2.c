@@ -4,6 +4,8 @@
  * layer. */
 #include "model/decoder_rows.h"
 
+#include "base/base.h"
+
 static const syi_decoder_layout layout = {
     .attention_norm = "model.layers.%d.input_layernorm", .attention_post_norm = "model.layers.%d.post_attention_layernorm",
     .ffn_norm = "model.layers.%d.pre_feedforward_layernorm", .ffn_post_norm = "model.layers.%d.post_feedforward_layernorm", .last_norm = "model.norm",
@@ -54,6 +56,26 @@ static sy_status check(sy_context *ctx, void *values, const void *config_json)
     return syi_decoder_check(ctx, values, config_json);
 }
 
+enum { LARGEST = 46 }; /* layers of the 27B model */
+
+static sy_status from_gguf(sy_context *ctx, void *config_json)
+{
+    return syi_gemma_from_gguf(ctx, config_json, LARGEST);
+}
+
+static sy_status to_gguf(sy_context *ctx, void *values)
+{
+    const syi_decoder_config *c = values;
+    SYI_TRY(syi_decoder_gguf_act(ctx, c, "gelu_pytorch_tanh", "gemma2"));
+    SYI_TRY(syi_gemma_gguf_scale(ctx, c, LARGEST));
+    if (!(c->attention_cap > 0 && c->logit_cap > 0))
+        return syi_fail(ctx, SY_E_UNSUPPORTED, "config: attn_logit_softcapping %g, final_logit_softcapping %g: GGUF's gemma2 architecture always has both caps. Keep the model as a folder",
+                        c->attention_cap, c->logit_cap);
+    if (!c->tied) return syi_fail(ctx, SY_E_UNSUPPORTED, "config: tie_word_embeddings is false; GGUF's gemma2 architecture has no head of its own. Keep the model as a folder");
+    if (syi_decoder_window_period(c) == 2) return SY_OK;
+    return syi_fail(ctx, SY_E_UNSUPPORTED, "config: layer_types: GGUF's gemma2 architecture has a window in every other layer, beginning with the first. Keep the model as a folder");
+}
+
 static const char *const model_types[] = {"gemma2", NULL};
 static const char *const architectures[] = {"Gemma2ForCausalLM", NULL};
 static const char *const gguf_archs[] = {"gemma2", NULL};
@@ -74,4 +96,6 @@ const sy_arch sy_arch_gemma2 = {
     .piece = syi_decoder_piece,
     .parts = SYI_DECODER_PARTS,
     .logits = syi_decoder_logits,
+    .from_gguf = from_gguf,
+    .to_gguf = to_gguf,
 };

@@ -105,6 +105,11 @@ static sy_status check(sy_context *ctx, void *values, const void *config_json)
     return syi_decoder_check(ctx, values, config_json);
 }
 
+static sy_status to_gguf(sy_context *ctx, void *values)
+{
+    return syi_decoder_gguf_act(ctx, values, "gelu_new", "gpt2");
+}
+
 static const char *const model_types[] = {"gpt2", NULL};
 static const char *const architectures[] = {"GPT2LMHeadModel", NULL};
 static const char *const gguf_archs[] = {"gpt2", NULL};
@@ -125,4 +130,5 @@ const sy_arch sy_arch_gpt2 = {
     .build = syi_decoder_build,
     .piece = syi_decoder_piece,
     .parts = SYI_DECODER_PARTS,
+    .to_gguf = to_gguf,
 };

@@ -49,4 +49,5 @@ const sy_arch sy_arch_mistral = {
     .build = syi_decoder_build,
     .piece = syi_decoder_piece,
     .parts = SYI_DECODER_PARTS,
+    .to_gguf = syi_decoder_to_gguf,
 };

@@ -3,6 +3,8 @@
  * of k. */
 #include "model/decoder_rows.h"
 
+#include "base/base.h"
+
 static const syi_decoder_layout layout = {
     .attention_post_norm = "model.layers.%d.post_attention_layernorm", .ffn_post_norm = "model.layers.%d.post_feedforward_layernorm",
     .last_norm = "model.norm", .q_norm = "model.layers.%d.self_attn.q_norm", .k_norm = "model.layers.%d.self_attn.k_norm", .whole_qk_norm = true,
@@ -51,6 +53,15 @@ static sy_status check(sy_context *ctx, void *values, const void *config_json)
     return syi_decoder_check(ctx, values, config_json);
 }
 
+static sy_status to_gguf(sy_context *ctx, void *values)
+{
+    const syi_decoder_config *c = values;
+    SYI_TRY(syi_decoder_gguf_act(ctx, c, "silu", "olmo2"));
+    if (c->qkv_bias || c->o_bias) return syi_fail(ctx, SY_E_UNSUPPORTED, "config: attention_bias is true; GGUF's olmo2 architecture has no biases. Keep the model as a folder");
+    if (c->tied) return syi_fail(ctx, SY_E_UNSUPPORTED, "config: tie_word_embeddings is true; GGUF's olmo2 architecture needs a head of its own. Keep the model as a folder");
+    return SY_OK;
+}
+
 static const char *const model_types[] = {"olmo2", NULL};
 static const char *const architectures[] = {"Olmo2ForCausalLM", NULL};
 static const char *const gguf_archs[] = {"olmo2", NULL};
@@ -70,4 +81,5 @@ const sy_arch sy_arch_olmo2 = {
     .build = syi_decoder_build,
     .piece = syi_decoder_piece,
     .parts = SYI_DECODER_PARTS,
+    .to_gguf = to_gguf,
 };

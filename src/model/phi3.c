@@ -3,6 +3,8 @@
  * LongRoPE for texts beyond the first context. */
 #include "model/decoder_rows.h"
 
+#include "base/base.h"
+
 static const sy_arch_config config[] = {
     SYI_DECODER_SIZES,
     SYI_CONFIG_ROPE,
@@ -59,6 +61,13 @@ static const sy_arch_perm perms[] = {
     {NULL, NULL, NULL, 0, NULL, NULL},
 };
 
+static sy_status to_gguf(sy_context *ctx, void *values)
+{
+    SYI_TRY(syi_decoder_gguf_act(ctx, values, "silu", "phi3"));
+    syi_decoder_gguf_no_window(ctx, values, "phi3");
+    return SY_OK;
+}
+
 static const char *const model_types[] = {"phi3", NULL};
 static const char *const architectures[] = {"Phi3ForCausalLM", NULL};
 static const char *const gguf_archs[] = {"phi3", NULL};
@@ -78,4 +87,5 @@ const sy_arch sy_arch_phi3 = {
     .build = syi_decoder_build,
     .piece = syi_decoder_piece,
     .parts = SYI_DECODER_PARTS,
+    .to_gguf = to_gguf,
 };

@@ -13,9 +13,10 @@ static const syi_encoder_layout layout = {
 static const sy_arch_config config[] = {
     SYI_ENCODER_CONFIG,
     {"vocab", "vocab_size", "%s.vocab_size", SY_OPT_INT, SYI_ENC(vocab), NULL},
-    {"positions", "max_position_embeddings", "%s.context_length", SY_OPT_INT, SYI_ENC(positions), "512"},
-    {"context", "", NULL, SY_OPT_INT, SYI_ENC(context), "0"},
-    {"types", "type_vocab_size", "%s.token_type_count", SY_OPT_INT, SYI_ENC(types), "2"},
+    {"positions", "max_position_embeddings", NULL, SY_OPT_INT, SYI_ENC(positions), "512"},
+    {"context", "", "%s.context_length", SY_OPT_INT, SYI_ENC(context), "0"},
+    {"first_position", "", NULL, SY_OPT_INT, SYI_ENC(first_position), "0"},
+    {"types", "type_vocab_size", "tokenizer.ggml.token_type_count", SY_OPT_INT, SYI_ENC(types), "2"},
     {NULL, NULL, NULL, SY_OPT_INT, 0, NULL},
 };
 
@@ -33,10 +34,10 @@ static const sy_arch_tensor tensors[] = {
     SYI_ENCODER_LINEAR(BLOCK "intermediate.dense", "blk.%d.ffn_up", "ffn", "hidden", SY_ROLE_UP),
     SYI_ENCODER_LINEAR(BLOCK "output.dense", "blk.%d.ffn_down", "hidden", "ffn", SY_ROLE_DOWN),
     SYI_ENCODER_NORM(BLOCK "output.LayerNorm", "blk.%d.layer_output_norm"),
-    {"classifier.dense.weight", NULL, "hidden,hidden", SY_ROLE_FC, SY_TENSOR_OPTIONAL | SY_TENSOR_LINEAR, NULL},
-    {"classifier.dense.bias", NULL, "hidden", SY_ROLE_BIAS, SY_TENSOR_OPTIONAL, NULL},
-    {"classifier.out_proj.weight", NULL, "labels,hidden", SY_ROLE_HEAD, SY_TENSOR_OPTIONAL | SY_TENSOR_LINEAR, NULL},
-    {"classifier.out_proj.bias", NULL, "labels", SY_ROLE_BIAS, SY_TENSOR_OPTIONAL, NULL},
+    {"classifier.dense.weight", "cls.weight", "hidden,hidden", SY_ROLE_FC, SY_TENSOR_OPTIONAL | SY_TENSOR_LINEAR, NULL},
+    {"classifier.dense.bias", "cls.bias", "hidden", SY_ROLE_BIAS, SY_TENSOR_OPTIONAL, NULL},
+    {"classifier.out_proj.weight", "cls.output.weight", "labels,hidden", SY_ROLE_HEAD, SY_TENSOR_OPTIONAL | SY_TENSOR_LINEAR, NULL},
+    {"classifier.out_proj.bias", "cls.output.bias", "labels", SY_ROLE_BIAS, SY_TENSOR_OPTIONAL, NULL},
     {"roberta.pooler.dense.weight", NULL, "hidden,hidden", SY_ROLE_NONE, SY_TENSOR_COUNTER, NULL},
     {"roberta.pooler.dense.bias", NULL, "hidden", SY_ROLE_NONE, SY_TENSOR_COUNTER, NULL},
     {NULL, NULL, NULL, SY_ROLE_NONE, 0, NULL},
@@ -50,13 +51,14 @@ static sy_status check(sy_context *ctx, void *values, const void *config_json)
 
 static const char *const model_types[] = {"roberta", "xlm-roberta", NULL};
 static const char *const architectures[] = {"RobertaForSequenceClassification", "RobertaModel", NULL};
-static const char *const gguf_archs[] = {NULL};
+static const char *const gguf_archs[] = {NULL}; /* GGUF has it as a bert whose positions begin at 0, and so it is read */
 
 const sy_arch sy_arch_roberta = {
     .name = "roberta",
     .model_types = model_types,
     .architectures = architectures,
     .prefix = "roberta.",
+    .gguf_arch = "bert",
     .gguf_archs = gguf_archs,
     .config = config,
     .config_size = sizeof(syi_encoder_config),

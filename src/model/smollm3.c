@@ -2,6 +2,8 @@
 /* SmolLM3: Llama's shape; every fourth layer does not rotate q and k. */
 #include "model/decoder_rows.h"
 
+#include "base/base.h"
+
 static const sy_arch_config config[] = {
     SYI_DECODER_SIZES,
     SYI_CONFIG_ROPE,
@@ -29,6 +31,18 @@ static const sy_arch_tensor tensors[] = {
     {NULL, NULL, NULL, SY_ROLE_NONE, 0, NULL},
 };
 
+static sy_status to_gguf(sy_context *ctx, void *values)
+{
+    const syi_decoder_config *c = values;
+    SYI_TRY(syi_decoder_gguf_act(ctx, c, "silu", "smollm3"));
+    syi_decoder_gguf_no_window(ctx, c, "smollm3");
+    for (int64_t i = 0; i < c->layers; i++)
+        if (((c->layer[i] & SYI_LAYER_NO_ROPE) != 0) != ((i + 1) % 4 == 0))
+            return syi_fail(ctx, SY_E_UNSUPPORTED, "config: no_rope_layers: layer %lld; GGUF's smollm3 architecture leaves every fourth layer without rotation, and no other. Keep the model as a folder",
+                            (long long)i);
+    return SY_OK;
+}
+
 static const char *const model_types[] = {"smollm3", NULL};
 static const char *const architectures[] = {"SmolLM3ForCausalLM", NULL};
 static const char *const gguf_archs[] = {"smollm3", NULL};
@@ -48,4 +62,5 @@ const sy_arch sy_arch_smollm3 = {
     .build = syi_decoder_build,
     .piece = syi_decoder_piece,
     .parts = SYI_DECODER_PARTS,
+    .to_gguf = to_gguf,
 };

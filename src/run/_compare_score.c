@@ -102,7 +102,7 @@ sy_status syi_compare_score(sy_context *ctx, const syi_scored *what, syi_score *
     SYI_TRY(sy_run_open(ctx, &o, &run));
     sy_status st = syi_run_seq(run, false, &seq);
     if (st == SY_OK) st = syi_template_text(ctx, run, NULL, &template_text);
-    sy_dataset_options d = {.tokenizer = sy_run_tokenizer(run), .chat_template = template_text, .eos_id = sy_run_eos(run), .bos_id = -1, .loss_on = SY_LOSS_DEFAULT, .seq = seq};
+    sy_dataset_options d = {.tokenizer = sy_run_tokenizer(run), .chat_template = template_text, .eos_id = sy_run_eos(run), .bos_id = -1, .bos_token = syi_run_bos_text(run), .loss_on = SY_LOSS_DEFAULT, .seq = seq};
     if (st == SY_OK) st = sy_dataset_open(ctx, what->data, &d, &set);
     sy_plan plan;
     if (st == SY_OK) st = sy_run_plan(run, what->batch * seq, false, &plan);

@@ -1,59 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Embeddings of texts: states of the tokens, pooled as sentence-transformers' files beside
- * the model say (modules.json and the folders that it names), or their mean. */
+/* Embeddings of texts: states of the tokens, pooled as the model's files say (src/io/pooling.c). */
 #include "train.h"
 
 #include "graph/ops.h"
-
-static sy_status read_json(sy_context *ctx, const char *dir, const char *name, json_t **out)
-{
-    char *path = syi_join(ctx, dir, name);
-    sy_status s = path != NULL ? SY_OK : SY_E_MEMORY;
-    *out = NULL;
-    if (s == SY_OK && syi_exists(path)) s = syi_json_read(ctx, path, out);
-    syi_free(ctx, path);
-    return s;
-}
-
-/* The one pooling that is on. */
-static sy_status read_pooling(sy_context *ctx, const char *dir, const char *folder, syi_pooling *out)
-{
-    static const struct { const char *key; int kind; } kinds[] = {{"pooling_mode_cls_token", SYI_POOL_CLS}, {"pooling_mode_mean_tokens", SYI_POOL_MEAN},
-                                                                  {"pooling_mode_max_tokens", SYI_POOL_MAX}, {"pooling_mode_lasttoken", SYI_POOL_LAST}};
-    char name[300];
-    json_t *j;
-    int on = 0;
-    snprintf(name, sizeof name, "%.200s/config.json", folder);
-    SYI_TRY(read_json(ctx, dir, name, &j));
-    for (int i = 0; i < SYI_COUNT(kinds); i++)
-        if (json_is_true(json_object_get(j, kinds[i].key))) out->kind = kinds[i].kind, on++;
-    const bool other = json_is_true(json_object_get(j, "pooling_mode_weightedmean_tokens")) || json_is_true(json_object_get(j, "pooling_mode_mean_sqrt_len_tokens"));
-    json_decref(j);
-    if (on == 1 && !other) return SY_OK;
-    return syi_fail(ctx, SY_E_UNSUPPORTED, "%s/%s: one of the poolings cls, mean, max and last token was expected", dir, name);
-}
-
-sy_status syi_pooling_read(sy_context *ctx, const char *dir, syi_pooling *out)
-{
-    json_t *modules, *text, *m;
-    size_t i;
-    *out = (syi_pooling){.kind = SYI_POOL_MEAN};
-    if (!syi_is_dir(dir)) return SY_OK;
-    SYI_TRY(read_json(ctx, dir, "modules.json", &modules));
-    sy_status s = read_json(ctx, dir, "sentence_bert_config.json", &text);
-    out->tokens = json_integer_value(json_object_get(text, "max_seq_length"));
-    json_decref(text);
-    json_array_foreach(modules, i, m) {
-        const char *type = json_string_value(json_object_get(m, "type")), *path = json_string_value(json_object_get(m, "path"));
-        const char *kind = type != NULL && strrchr(type, '.') != NULL ? strrchr(type, '.') + 1 : "";
-        if (s != SY_OK || strcmp(kind, "Transformer") == 0) continue;
-        if (strcmp(kind, "Pooling") == 0 && path != NULL) s = read_pooling(ctx, dir, path, out);
-        else if (strcmp(kind, "Normalize") == 0) out->normalize = true;
-        else s = syi_fail(ctx, SY_E_UNSUPPORTED, "%s/modules.json: a module of the type %s is not known here", dir, type != NULL ? type : "(none)");
-    }
-    json_decref(modules);
-    return s;
-}
 
 static float state(const sy_tensor *t, int64_t i)
 {

@@ -135,7 +135,7 @@ static sy_status go_on(void *self)
         if (sy_cancelled(ctx)) return syi_fail(ctx, SY_E_CANCELLED, "interrupted");
         int32_t id = how->temperature > 0 ? sample(c->logits, vocab, how, c->sorted, c->result->new_tokens) : greedy(c->logits, vocab);
         if (!isfinite(c->logits[id])) return syi_fail(ctx, SY_E_NUMERIC, "generate: the model's logits are not finite");
-        if (id == c->run->eos && !how->ignore_eos) {
+        if (!how->ignore_eos && syi_run_is_end(c->run, id)) {
             c->result->eos = true;
             break;
         }

@@ -11,30 +11,72 @@ void sy_run_options_init(sy_run_options *o)
 
 /* -- opening ------------------------------------------------------------------------------ */
 
-static int32_t token_id(const sy_run *run, const char *key)
+/* Ids under a key of generation_config.json, or else of config.json: one, or a list. */
+static int config_ids(const sy_run *run, const char *key, int32_t *out, int most)
 {
-    /* generation_config.json first (it may list several: the first counts), then config.json. */
-    const json_t *from[] = {run->model->source->generation, run->model->source->config};
+    const json_t *from[] = {run->model->source->generation, run->model->source->config}, *one;
     for (int i = 0; i < 2; i++) {
         const json_t *v = json_object_get(from[i], key);
-        if (json_is_array(v)) v = json_array_get(v, 0);
-        if (json_is_integer(v)) return (int32_t)json_integer_value(v);
+        size_t k;
+        int n = 0;
+        if (json_is_integer(v) && most > 0) out[n++] = (int32_t)json_integer_value(v);
+        json_array_foreach((json_t *)v, k, one)
+            if (json_is_integer(one) && n < most) out[n++] = (int32_t)json_integer_value(one);
+        if (n > 0) return n;
     }
-    return -1;
+    return 0;
+}
+
+/* The token that a tokenizer_config.json names by its text; -1: it names none, -2: it says
+ * that there is none. */
+static int32_t named_token(const sy_run *run, const char *key)
+{
+    const json_t *v = json_object_get(run->model->source->tokenizer_config, key);
+    if (json_is_null(v)) return -2;
+    const char *text = json_string_value(json_is_object(v) ? json_object_get(v, "content") : v);
+    return text != NULL && run->tokenizer != NULL ? sy_token_find(run->tokenizer, text) : -1;
+}
+
+/* What the tokenizer calls its tokens counts for documents and templates, as in
+ * transformers; the configs know what ends an answer, which may be several tokens. */
+static void special_tokens(sy_run *run)
+{
+    run->n_ends = config_ids(run, "eos_token_id", run->ends, SYI_COUNT(run->ends) - 1);
+    run->eos = named_token(run, "eos_token");
+    run->bos = named_token(run, "bos_token");
+    if (run->eos < 0 && run->n_ends > 0) run->eos = run->ends[0];
+    if (run->bos == -1) config_ids(run, "bos_token_id", &run->bos, 1);
+    run->eos = syi_max(-1, run->eos);
+    run->bos = syi_max(-1, run->bos);
+    if (run->eos >= 0) run->ends[run->n_ends++] = run->eos;
+}
+
+bool syi_run_is_end(const sy_run *run, int32_t id)
+{
+    for (int i = 0; i < run->n_ends; i++)
+        if (run->ends[i] == id) return true;
+    return false;
+}
+
+const char *syi_run_bos_text(const sy_run *run)
+{
+    return run->bos >= 0 && run->tokenizer != NULL ? sy_token_text(run->tokenizer, run->bos, NULL, NULL) : NULL;
 }
 
 static sy_status load_tokenizer(sy_run *run)
 {
-    run->eos = token_id(run, "eos_token_id");
-    run->bos = token_id(run, "bos_token_id");
     const char *text = NULL;
     int64_t len = 0;
     SYI_TRY(syi_source_tokenizer_text(run->model->source, &text, &len));
-    if (!text) return SY_OK;
+    if (text == NULL) {
+        special_tokens(run);
+        return SY_OK;
+    }
     char *where = syi_format(run->ctx, run->model->source->gguf ? "%s" : "%s/tokenizer.json", run->model->source->path);
     sy_status s = where ? sy_tokenizer_parse(run->ctx, text, (size_t)len, where, &run->tokenizer) : SY_E_MEMORY;
     syi_free(run->ctx, where);
     syi_source_tokenizer_forget(run->model->source);
+    if (s == SY_OK) special_tokens(run);
     return s;
 }
 

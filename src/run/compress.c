@@ -77,7 +77,7 @@ static sy_status open_set(compress *f, int which, const char *path, double holdo
     syi_compress *s = &f->s;
     if (!sy_run_tokenizer(s->run))
         return syi_fail(s->ctx, SY_E_INPUT, "%s has no tokenizer (tokenizer.json), so text cannot be read with it", f->model);
-    const sy_dataset_options d = {.tokenizer = sy_run_tokenizer(s->run), .chat_template = sy_run_chat_template(s->run), .eos_id = sy_run_eos(s->run), .bos_id = -1,
+    const sy_dataset_options d = {.tokenizer = sy_run_tokenizer(s->run), .chat_template = sy_run_chat_template(s->run), .eos_id = sy_run_eos(s->run), .bos_id = -1, .bos_token = syi_run_bos_text(s->run),
                                   .loss_on = SY_LOSS_ALL, .seq = f->seq, .pack = true, .shuffle = which == SYI_CALIB, .seed = s->run->options.seed,
                                   .holdout = holdout, .heldout = heldout};
     SYI_TRY(sy_dataset_open(s->ctx, path, &d, &f->set[which]));

@@ -187,7 +187,7 @@ static sy_status open_all(eval *e, sy_job *job, const syi_pooling *pooling, sy_p
     if (syi_run_classifies(e->run) && !syi_job_given(job, "batch")) e->batch = 32;
     SYI_TRY(syi_template_text(e->ctx, e->run, e->chat_template, &e->template_text));
     sy_dataset_options d = {.tokenizer = sy_run_tokenizer(e->run), .chat_template = e->template_text, .eos_id = sy_run_eos(e->run),
-                            .bos_id = -1, .loss_on = e->loss_on == 1 ? SY_LOSS_ALL : SY_LOSS_DEFAULT, .seq = e->seq,
+                            .bos_id = -1, .bos_token = syi_run_bos_text(e->run), .loss_on = e->loss_on == 1 ? SY_LOSS_ALL : SY_LOSS_DEFAULT, .seq = e->seq,
                             .pack = e->pack && e->dump == NULL, .max_documents = e->max_documents};
     syi_data_options(&e->data_rows, &d);
     if (e->embeddings != NULL) SYI_TRY(syi_sentences_open(e->ctx, e->data, NULL, 0, &d, &e->set));

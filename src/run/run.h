@@ -27,7 +27,9 @@ struct sy_run {
     syi_engine *engine;
     sy_model *model;
     sy_tokenizer *tokenizer;          /* may be NULL                                     */
-    int32_t eos, bos;
+    int32_t eos, bos;             /* -1: none                                        */
+    int32_t ends[17];             /* each of these ends an answer                    */
+    int n_ends;
     syi_active *active; int n_active;
     sy_param **params; int n_params;  /* the model's and the methods'                    */
     int64_t cap_params;
@@ -54,6 +56,10 @@ struct sy_run {
 syi_active *syi_run_active(const sy_run *run, sy_kind kind); /* the first of that kind, or NULL */
 /* Attaches every method: sites, slots, fills, hooks. */
 sy_status syi_run_attach(sy_run *run);
+/* Does that token end an answer? */
+bool syi_run_is_end(const sy_run *run, int32_t id);
+/* The text of BOS, for templates; NULL: none. */
+const char *syi_run_bos_text(const sy_run *run);
 /* A trained parameter of the model (a site's weight, a norm, a bias) joins the run. */
 sy_status syi_run_add_param(sy_run *run, sy_param *p);
 /* The optimizer's state tensors of every trained parameter. */

@@ -293,7 +293,7 @@ static sy_status open_data(syi_train *t)
     SYI_TRY(syi_template_text(t->ctx, t->run, t->o.chat_template, &t->template_text));
     bool all = t->o.loss_on == 1 || t->o.train_on_inputs;
     sy_dataset_options o = {.tokenizer = sy_run_tokenizer(t->run), .chat_template = t->template_text,
-                            .eos_id = sy_run_eos(t->run), .bos_id = -1,
+                            .eos_id = sy_run_eos(t->run), .bos_id = -1, .bos_token = syi_run_bos_text(t->run),
                             .loss_on = all ? SY_LOSS_ALL : SY_LOSS_DEFAULT, .seq = t->o.seq, .pack = t->o.pack,
                             .shuffle = t->o.shuffle, .seed = (uint64_t)syi_job_common(t->job)->seed};
     syi_data_options(&t->o.data_rows, &o);

@@ -58,10 +58,7 @@ bool syi_run_sees(const sy_run *run); /* images */
 sy_status syi_run_data(sy_run *run, const char *path, const sy_dataset_options *o, sy_dataset **out);
 sy_status syi_run_needs_tokenizer(sy_run *run, const char *model);
 
-/* _embed.c: how token states become one vector. tokens: the longest text, 0: not said. */
-enum { SYI_POOL_MEAN, SYI_POOL_CLS, SYI_POOL_MAX, SYI_POOL_LAST };
-typedef struct { int kind; bool normalize; int64_t tokens; } syi_pooling;
-sy_status syi_pooling_read(sy_context *ctx, const char *dir, syi_pooling *out);
+/* _embed.c: texts as vectors, pooled as the model's files say. */
 /* out[rows, hidden] f32: one vector a row of the batch (one text each). */
 sy_status syi_run_embed(sy_run *run, const sy_batch *batch, const syi_pooling *how, float *out);
 

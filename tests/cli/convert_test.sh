@@ -58,4 +58,36 @@ run inspect "$tmp/cut.safetensors"; expect 3; one_message; has err "cut.safetens
 head -c 100000 "$tmp/tiny.gguf" >"$tmp/cut.gguf"
 run convert "$tmp/cut.gguf" "$tmp/no2"; expect 3; one_message; has err "cut.gguf"
 check "no folder of a bad GGUF" [ ! -e "$tmp/no2" ]
+
+# every architecture that GGUF has: random weights there and back are the same bytes, and
+# the GGUF evaluates like the folder
+sizes='"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "max_position_embeddings": 128, "vocab_size": 2048'
+gemma='"num_key_value_heads": 2, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8, "rms_norm_eps": 1e-6, "tie_word_embeddings": true'
+grouped='"num_key_value_heads": 2, "rms_norm_eps": 1e-6'
+mkdir "$tmp/start"; cp $model/tokenizer.json $model/tokenizer_config.json "$tmp/start"
+while IFS='|' read -r arch class values; do
+    printf '{"model_type": "%s", "architectures": ["%s"], %s}\n' "$arch" "$class" "$values" >"$tmp/start/config.json"
+    run convert "$tmp/start/config.json" "$tmp/$arch" --quiet; expect 0
+    run convert "$tmp/$arch" "$tmp/$arch.gguf" --quiet; expect 0
+    run convert "$tmp/$arch.gguf" "$tmp/$arch-back" --quiet; expect 0
+    check "$arch -> GGUF -> folder keeps every weight" cmp -s "$tmp/$arch/model.safetensors" "$tmp/$arch-back/model.safetensors"
+    [ "$arch" = bert ] && continue # no language model
+    for m in "$arch" "$arch.gguf" "$arch-back"; do
+        run eval --model "$tmp/$m" --data "$tmp/data/d.jsonl" --seq 64 --dtype f32 --json --quiet; expect 0; value loss
+    done >"$tmp/losses"
+    check "$arch: the three have one loss, $(head -n 1 "$tmp/losses")" [ "$(sort -u "$tmp/losses" | wc -l)" = 1 -a -s "$tmp/losses" ]
+done <<END
+gpt2|GPT2LMHeadModel|"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128, "vocab_size": 2048
+gemma2|Gemma2ForCausalLM|$sizes, $gemma, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 4.0
+gemma3_text|Gemma3ForCausalLM|$sizes, $gemma, "sliding_window_pattern": 2
+phi3|Phi3ForCausalLM|$sizes, $grouped, "original_max_position_embeddings": 32, "rope_scaling": {"type": "longrope", "short_factor": [1, 1.5, 2, 2.5], "long_factor": [2, 3, 4, 5]}
+smollm3|SmolLM3ForCausalLM|$sizes, $grouped, "no_rope_layer_interval": 4
+olmo2|Olmo2ForCausalLM|$sizes, $grouped
+bert|BertForSequenceClassification|$sizes, "type_vocab_size": 2, "layer_norm_eps": 1e-12, "id2label": {"0": "no", "1": "yes"}
+END
+check "the names of classes come back" grep -q '"1": *"yes"' "$tmp/bert-back/config.json"
+run convert "$tmp/gemma2" "$tmp/odd" --quiet; expect 0
+sed -i 's/"query_pre_attn_scalar": *16/"query_pre_attn_scalar": 20/' "$tmp/odd/config.json"
+run convert "$tmp/odd" "$tmp/odd.gguf"; expect 3; one_message; has err "query_pre_attn_scalar"
+check "nothing is left of what GGUF cannot say" [ ! -e "$tmp/odd.gguf" ]
 finish

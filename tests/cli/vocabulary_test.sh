@@ -50,4 +50,17 @@ run convert "$tmp/cased" "$tmp/never.gguf"; expect 3; one_message; has err "Word
 folder unigram <<<'{"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0], ["a", -1]]}}'
 run convert "$tmp/unigram" "$tmp/never.gguf"; expect 3; one_message; has err "Unigram"
 check "nothing is left" [ ! -e "$tmp/never.gguf" ]
+# BOS of the tokenizer is what a template prints, in data as in answers; each of several ends
+# that generation_config.json lists ends an answer
+mkdir "$tmp/ends"; cp models/tiny/*.json models/tiny/model.safetensors "$tmp/ends"
+printf '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}\n' >"$tmp/talk.jsonl"
+printf '%s' '{% for m in messages %}{{ m.content + "<|im_end|>" }}{% endfor %}' >"$tmp/without.jinja"
+{ printf '{{ bos_token }}'; cat "$tmp/without.jinja"; } >"$tmp/with.jinja"
+tokens_of() { run eval --model "$tmp/ends" --data "$tmp/talk.jsonl" --chat-template "$1" --json --quiet; expect 0; value tokens; }
+check "bos_token in a template is a token of the data" [ $(($(tokens_of "$tmp/without.jinja") + 1)) = "$(tokens_of "$tmp/with.jinja")" ]
+run generate --model models/tiny --prompt "And it came to pass" --max-new 3 --temperature 0 --json --quiet; expect 0
+third=$(sed -n 's/.*"token_ids": *\[[0-9]*, *[0-9]*, *\([0-9]*\)\].*/\1/p' <<<"$out")
+printf '{"eos_token_id": [0, %s]}\n' "$third" >"$tmp/ends/generation_config.json"
+run generate --model "$tmp/ends" --prompt "And it came to pass" --max-new 9 --temperature 0 --json --quiet; expect 0
+check "the second of two ends ends an answer too" grep -q '"ended": *true' <<<"$out"
 finish
