@@ -64,6 +64,38 @@ bool nets_samples(toy_rng *r, const float *prototypes, int count, int classes, i
     return true;
 }
 
+static bool write_idx(const char *path, int rank, const int *dim, const unsigned char *bytes, size_t n)
+{
+    FILE *f = fopen(path, "wb");
+    if (!f) return false;
+    unsigned char head[16] = { 0, 0, 8, (unsigned char)rank };
+    for (int i = 0; i < rank; i++)
+        for (int k = 0; k < 4; k++) head[4 + 4 * i + k] = (unsigned char)(dim[i] >> (24 - 8 * k));
+    const bool ok = fwrite(head, 1, 4 + 4 * (size_t)rank, f) == 4 + 4 * (size_t)rank && fwrite(bytes, 1, n, f) == n;
+    return fclose(f) == 0 && ok;
+}
+
+sy_status nets_save_idx(nets_data *d, int side, const char *prefix)
+{
+    char path[600];
+    const int dim[3] = { d->n, side, side };
+    const size_t n = (size_t)d->n * (size_t)d->dim;
+    unsigned char *bytes = malloc(n + (size_t)d->n), *labels = bytes + n;
+    if (!bytes) return SY_E_MEMORY;
+    for (size_t i = 0; i < n; i++) {
+        const double v = round((double)d->x[i] * 20) + 128;
+        bytes[i] = (unsigned char)(v < 0 ? 0 : v > 255 ? 255 : v);
+        d->x[i] = (float)((bytes[i] - 128) / 20.0);
+    }
+    for (int i = 0; i < d->n; i++) labels[i] = (unsigned char)d->y[i];
+    snprintf(path, sizeof path, "%s-images-idx3-ubyte", prefix);
+    bool ok = write_idx(path, 3, dim, bytes, n);
+    snprintf(path, sizeof path, "%s-labels-idx1-ubyte", prefix);
+    ok = ok && write_idx(path, 1, dim, labels, (size_t)d->n);
+    free(bytes);
+    return ok ? SY_OK : SY_E_IO;
+}
+
 void nets_data_free(nets_data *d)
 {
     free(d->x);
@@ -319,6 +351,11 @@ sy_status nets_save_mlp(sy_context *ctx, const nets_net *n, const char *dir)
             n->size[n->layers]);
     for (int l = 1; l < n->layers; l++) fprintf(f, "%s%d", l > 1 ? ", " : "", n->size[l]);
     fputs("]}\n", f);
+    if (fclose(f) != 0) return SY_E_IO;
+    snprintf(path, sizeof path, "%s/preprocessor_config.json", dir);
+    f = fopen(path, "w"); /* see nets_save_idx */
+    if (!f) return SY_E_IO;
+    fputs("{\"do_resize\": false, \"do_rescale\": true, \"rescale_factor\": 0.05, \"do_normalize\": true, \"image_mean\": [6.4], \"image_std\": [1]}\n", f);
     if (fclose(f) != 0) return SY_E_IO;
     return save_as(ctx, n, n->layers, dir, "layers.");
 }

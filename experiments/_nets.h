@@ -15,6 +15,10 @@ typedef struct { int n, dim; float *x; int *y; } nets_data;
  * by up to `shift` pixels each way, plus noise. Free with nets_data_free. */
 bool nets_samples(toy_rng *r, const float *prototypes, int count, int classes, int side, int shift, double noise, int n, nets_data *out);
 void nets_data_free(nets_data *d);
+/* As `steelyard train` reads pictures: PREFIX-images-idx3-ubyte and its labels. The samples
+ * themselves become what a byte can hold, (byte - 128) / 20, which the preprocessor_config.json
+ * of nets_save_mlp's folders gives back. */
+sy_status nets_save_idx(nets_data *d, int side, const char *prefix);
 
 /* -- networks ---------------------------------------------------------------------------------- */
 enum { NETS_LAYERS = 6 };
