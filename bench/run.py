@@ -22,6 +22,8 @@ ap.add_argument("--data", default="models/tiny/kjv-heldout.jsonl", help="JSON li
 ap.add_argument("--cores", default="0,1")
 ap.add_argument("--repeat", type=int, default=3)
 ap.add_argument("--steps", type=int, default=4)
+ap.add_argument("--peer-steps", type=int, default=0, help="of the peers, which take longer (default: as --steps)")
+ap.add_argument("--once", default="", help="parties that run in the first repetition only (compiled ones take minutes to begin)")
 ap.add_argument("--rows", default="", help="of these only (a comma between)")
 ap.add_argument("--parties", default="", help="of these only: ours, peft, compiled, ...")
 ap.add_argument("--out", default="")
@@ -55,7 +57,7 @@ def theirs(data=text, steps=0, keep=True, **o):
     flags = []
     for k, v in o.items():
         flags += [f"--{k.replace('_', '-')}"] + ([] if v is True else [v])
-    r = command(a.python, peer, "--model", a.model, "--data", data, "--threads", threads, "--steps", steps or a.steps, "--warmup", 1, *flags, **(KEEP if keep else {}))
+    r = command(a.python, peer, "--model", a.model, "--data", data, "--threads", threads, "--steps", steps or a.peer_steps or a.steps, "--warmup", 1, *flags, **(KEEP if keep else {}))
     return dict(rate=r["tokens_per_s"], bytes=r["peak_rss_mib"] * 2**20, start=r.get("startup_s", 0) - r.get("first_step_s", 0))
 
 
@@ -132,7 +134,7 @@ for name in [r for r in a.rows.split(",") if r] or rows:
     got = {p: [] for p in who}
     for i in range(a.repeat):
         for p, f in who.items():
-            if i == 0 or p != "lean":  # of which only the memory counts, and that does not vary
+            if i == 0 or p not in ["lean"] + a.once.split(","):  # of "lean" only the memory counts, and that does not vary
                 got[p].append(f())
     result["rows"][name] = dict(what=what, parties=got)
     print(f"{what}")
