@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define TRY(call)                              \
     do {                                       \
@@ -163,8 +164,7 @@ sy_status small_lm_make(sy_context *ctx, uint64_t seed, small_lm *lm)
     snprintf(lm->model, sizeof lm->model, "%s/model", lm->dir);
     if (st == SY_OK) st = toy_model_write(ctx, &shape, random);
     const toy_training t = { .model = random, .adapter = "full", .lr = 3e-3, .steps = 1200, .seed = seed, .save = lm->model };
-    snprintf(path, sizeof path, "mkdir -p %s", lm->model);
-    if (st == SY_OK && system(path) != 0) st = SY_E_IO;
+    if (st == SY_OK && mkdir(lm->model, 0777) != 0) st = SY_E_IO;
     if (st == SY_OK) st = toy_train(ctx, &t, &lm->chain, &lm->loss, NULL);
     if (st == SY_OK) st = small_tokenizer(lm->model);
     snprintf(path, sizeof path, "%s/calib.jsonl", lm->dir);
