@@ -264,7 +264,8 @@ struct sy_method {
     /* adapter: rows [first, first + n) of the effective weight, from those rows of the weight
      * below, `w` [n, in] of the graph's type. Built again in backward, tile by tile.   */
     sy_node *(*weight)(void *self, sy_graph *g, const sy_wrap *at, sy_node *w, int64_t first);
-    /* rows of a tile come in multiples of this; NULL: of 1                             */
+    /* rows of a tile come in multiples of this; NULL: of 1; 0: the method leaves the weight of
+     * this site alone (its forward does not go through `weight`)                       */
     int64_t (*tile)(void *self, const sy_wrap *at);
     /* adapter -> plain LoRA of the same function on the ORIGINAL weight: *scale, and
      * A [r,in], B [out,r] allocated with syi_alloc (the caller frees). NULL: has none. */

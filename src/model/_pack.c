@@ -32,8 +32,7 @@ static void release(sy_model *m, const sy_tensor *t)
     if (e != NULL) syi_mapped_forget(e->data, e->bytes);
 }
 
-/* Does the method make an effective weight here, from rows of the one below, at every forward? */
-static bool reweights(const sy_wrap *w)
+bool syi_wrap_reweights(const sy_wrap *w)
 {
     return w->method->weight && !(w->method->tile && w->method->tile(w->self, w) == 0);
 }
@@ -45,7 +44,7 @@ static bool packable(const sy_model *m, syi_engine *e, const sy_site *s)
         const sy_site *other = &m->sites[k];
         if (other->weight != w) continue;
         for (int i = 0; i < other->n_wraps; i++)
-            if (reweights(&other->wraps[i])) return false;
+            if (syi_wrap_reweights(&other->wraps[i])) return false;
     }
     return s->kind == SY_SITE_LINEAR && w->type == &sy_storage_dense && w->param == NULL &&
            w->slot[0].dtype == SY_BF16 && syi_panels_bytes(e, w->out, w->in) > 0;

@@ -54,6 +54,9 @@ sy_site *syi_model_role(const sy_model *m, int block, sy_role role);
 sy_status syi_model_pages(sy_model *m, int64_t bytes, void **out);
 /* Frozen BF16 linears go into the products' own layout, in place of what they were. */
 sy_status syi_model_pack(sy_model *m, syi_engine *e);
+/* Does the method make an effective weight here, from rows of the one below, at every forward? Such weights stay as
+ * they are in the file: tiles read rows. */
+bool syi_wrap_reweights(const sy_wrap *w);
 /* By module path or NULL. */
 sy_site *syi_model_site(sy_model *m, const char *name);
 sy_param *syi_model_param(sy_model *m, const char *name);

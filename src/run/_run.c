@@ -219,12 +219,6 @@ static void plan_fixed(const sy_run *run, bool training, sy_plan *p)
     p->other = PROGRAM_BYTES + syi_max(0, sy_memory_now(run->ctx) - held) + syi_engine_bytes(run->engine);
 }
 
-/* Does the method make an effective weight here, from rows of the one below, at every forward? */
-static bool reweights(const sy_wrap *w)
-{
-    return w->method->weight && !(w->method->tile && w->method->tile(w->self, w) == 0);
-}
-
 /* How much of a batch a forward takes at first. Half the activations for the same products,
  * as long as a product still has a thousand rows and gradients are small: whole weights'
  * gradients would be read and written once more with every cut. */
@@ -235,7 +229,7 @@ static int64_t first_cut(const sy_run *run, int64_t tokens, int64_t row, const s
         if (want == 0 && (run->active[i].method->caps & SY_CAP_PER_FORWARD)) return tokens;
     for (int i = 0; i < run->model->n_sites && want == 0; i++)
         for (int k = 0; k < run->model->sites[i].n_wraps; k++)
-            if (reweights(&run->model->sites[i].wraps[k])) return tokens; /* weights are made once a forward */
+            if (syi_wrap_reweights(&run->model->sites[i].wraps[k])) return tokens; /* weights are made once a forward */
     if (want == 0 && p->parameters * 4 < p->model) want = 1024;
     return want > 0 && want < tokens ? syi_max(row, want / row * row) : tokens;
 }
